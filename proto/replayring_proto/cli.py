@@ -1,0 +1,41 @@
+"""The command `replayring`: finds the commands of each side by entry point and runs one.
+
+A command is a module with `HELP`, `add_arguments(parser)` and `run(arguments) -> exit code`,
+registered in pyproject.toml under "replayring.commands". So neither side imports the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points, version
+
+GROUP = "replayring.commands"
+
+
+def main() -> int:
+    """Runs the command named on the command line."""
+    return run({entry.name: entry.value for entry in entry_points(group=GROUP)}, sys.argv[1:])
+
+
+def run(commands: Mapping[str, str], arguments: Sequence[str]) -> int:
+    """Parses `arguments` and runs one of `commands`, which are given as module names."""
+    parser = argparse.ArgumentParser(
+        prog="replayring", description="Experience replay for learners and actors on many machines."
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"replayring {version('replayring')}"
+    )
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    # A named command is imported alone; the others are needed only to list or suggest them.
+    chosen = [arguments[0]] if arguments and arguments[0] in commands else sorted(commands)
+    for name in chosen:
+        module = importlib.import_module(commands[name])
+        subparser = subparsers.add_parser(name, help=module.HELP, description=module.__doc__)
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    parsed = parser.parse_args(arguments)
+    exit_code: int = parsed.run(parsed)
+    return exit_code

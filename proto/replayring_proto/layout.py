@@ -1,0 +1,140 @@
+"""Where a buffer's bytes lie on disk: file names, sizes, record forms. Format version 1.
+
+    <data_dir>/
+      lock                    who serves this directory
+      <buffer>/
+        buffer.json           format version, id, spec; written last, so it marks a whole buffer
+        cursor                one page: `low`, `head`, `intent`; boot id; two durable slots
+        episodes              ring of EPISODE_RECORD, by episode number
+        writers               table of EPISODE_RECORD: the last episode of each writer
+        columns/<key>         C-order array of shape (physical_rows, *shape)
+
+The column `_bounds` is ours: for each frame the `index` at which its episode begins and ends. It
+makes every question about a frame's episode arithmetic on that frame's own row.
+
+Any program may read a column with `numpy.memmap(path, dtype, "r", shape=(physical_rows, *shape))`;
+which rows are alive, and when a row read is valid, is said in `ring.reader`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from replayring_proto.errors import InvalidSpecError, StorageError
+from replayring_proto.spec import DTYPES, BufferSpec, Column
+
+FORMAT_VERSION = 1
+
+LOCK = "lock"
+META = "buffer.json"
+CURSOR = "cursor"
+EPISODES = "episodes"
+WRITERS = "writers"
+COLUMNS = "columns"
+
+BOUNDS = Column("_bounds", DTYPES["int64"], (2,))
+"""First `index` of a frame's episode, and the one after its last."""
+
+PAGE = 4096
+CURSOR_BYTES = PAGE
+# One cache line each (64 bytes, in words of 8), so that readers polling one do not slow the others.
+LOW_WORD, HEAD_WORD, INTENT_WORD = 0, 8, 16
+BOOT_ID_OFFSET = 256
+# In disk sectors of their own, so that writing one never harms the other.
+SLOT_OFFSETS = (1024, 2048)
+
+MIN_SLACK = 64
+MAX_EPISODE_RECORDS = 1 << 16
+MAX_WRITERS = 1 << 12
+
+EPISODE_RECORD = np.dtype(
+    [
+        ("episode_index", "<i8"),
+        ("index", "<i8"),
+        ("num_frames", "<i8"),
+        ("sequence", "<i8"),
+        ("payload_hash", "V16"),
+        ("writer_id", "S64"),
+        ("checksum", "<u4"),
+        ("reserved", "V12"),
+    ]
+)
+"""One stored episode. `checksum` is the CRC-32 of the bytes before it."""
+
+
+def physical_rows(capacity: int) -> int:
+    """Returns the rows of each column file: the capacity, and slack of 1/16 but at least 64."""
+    return capacity + max(MIN_SLACK, capacity // 16)
+
+
+def episode_records(capacity: int) -> int:
+    """Returns the length of the ring of episode records."""
+    return min(physical_rows(capacity), MAX_EPISODE_RECORDS)
+
+
+def writer_records(capacity: int) -> int:
+    """Returns the length of the writers' table."""
+    return min(physical_rows(capacity), MAX_WRITERS)
+
+
+def stored_columns(spec: BufferSpec) -> dict[str, Column]:
+    """Returns every column that has a file, by name."""
+    return {**spec.by_name, BOUNDS.name: BOUNDS}
+
+
+def file_sizes(spec: BufferSpec) -> dict[str, int]:
+    """Returns the size of every file of reserved space, by path below the buffer's directory."""
+    rows = physical_rows(spec.capacity)
+    sizes = {
+        CURSOR: CURSOR_BYTES,
+        EPISODES: episode_records(spec.capacity) * EPISODE_RECORD.itemsize,
+        WRITERS: writer_records(spec.capacity) * EPISODE_RECORD.itemsize,
+    }
+    for name, column in stored_columns(spec).items():
+        sizes[f"{COLUMNS}/{name}"] = rows * column.frame_bytes
+    return sizes
+
+
+def encode_meta(buffer_id: str, spec: BufferSpec) -> bytes:
+    """Returns the content of buffer.json."""
+    columns = {c.name: {"dtype": c.dtype.name, "shape": list(c.shape)} for c in spec.columns}
+    document = {
+        "format": FORMAT_VERSION,
+        "id": buffer_id,
+        "capacity": spec.capacity,
+        "fps": spec.fps,
+        "durability": spec.durability,
+        "columns": columns,
+    }
+    return json.dumps(document, indent=2).encode() + b"\n"
+
+
+def decode_meta(content: bytes, where: str) -> tuple[str, BufferSpec]:
+    """Returns the buffer id and spec in the content of buffer.json.
+
+    Raises:
+        StorageError: the content is no such document, or of another format version.
+    """
+    try:
+        document: Any = json.loads(content)
+        version = document["format"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise StorageError(f"{where} is not a replayring buffer description") from None
+    if version != FORMAT_VERSION:
+        raise StorageError(
+            f"{where} has format version {version!r}; this replayring reads {FORMAT_VERSION}. "
+            "Open it with the version that wrote it"
+        )
+    try:
+        spec = BufferSpec.from_data_spec(
+            document["columns"],
+            document["capacity"],
+            document["fps"],
+            document["durability"],
+        )
+        return str(document["id"]), spec
+    except (InvalidSpecError, ValueError, TypeError, KeyError) as error:
+        raise StorageError(f"{where} describes no valid buffer: {error}") from None

@@ -1,0 +1,252 @@
+"""The pack codec: how named arrays become one run of bytes, and back.
+
+A pack's body holds its tensors one after another, each at the next multiple of 64 bytes, so that
+every array made of it is aligned and nothing is copied to make it. Owns the body's layout and
+memory; headers as protobuf messages are handled here too, framing of messages in `framing`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import DecodeError
+
+from replayring_proto import limits
+from replayring_proto.errors import InvalidRequestError, MalformedMessageError
+from replayring_proto.limits import check_limit
+from replayring_proto.spec import DTYPES
+from replayring_proto.v1 import pack_pb2
+
+ALIGNMENT = 64
+_CACHED_HEADER_BYTES = 4096
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, dtype and shape of one tensor of a pack."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes, as a Python integer: it cannot wrap, whatever the shape says."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+class PackLayout:
+    """Where each tensor lies in a pack's body. Immutable, and shared between packs of one form.
+
+    Attributes:
+        tensors: the tensors, in order.
+        offsets: where each begins, in bytes.
+        nbytes: length of the body.
+    """
+
+    __slots__ = ("_header", "nbytes", "offsets", "tensors")
+
+    def __init__(self, tensors: Iterable[TensorSpec]) -> None:
+        self.tensors = tuple(tensors)
+        offsets, end = [], 0
+        for tensor in self.tensors:
+            start = -(-end // ALIGNMENT) * ALIGNMENT
+            offsets.append(start)
+            end = start + tensor.nbytes
+        self.offsets = tuple(offsets)
+        self.nbytes = end
+        self._header: bytes | None = None
+
+    def header(self) -> bytes:
+        """Returns the encoded `PackHeader`, made once."""
+        if self._header is None:
+            self._header = pack_pb2.PackHeader(
+                tensors=[
+                    pack_pb2.Tensor(name=t.name, dtype=t.dtype.name, shape=t.shape)
+                    for t in self.tensors
+                ]
+            ).SerializeToString()
+        return self._header
+
+    def views(self, body: Bytes) -> dict[str, npt.NDArray[Any]]:
+        """Returns one array per tensor, each a view of `body`."""
+        return {
+            tensor.name: body[start : start + tensor.nbytes]
+            .view(tensor.dtype)
+            .reshape(tensor.shape)
+            for tensor, start in zip(self.tensors, self.offsets, strict=True)
+        }
+
+    def clear_gaps(self, body: Bytes) -> None:
+        """Zeroes the bytes between tensors, so that no stale memory leaves the process."""
+        end = 0
+        for tensor, start in zip(self.tensors, self.offsets, strict=True):
+            body[end:start] = 0
+            end = start + tensor.nbytes
+
+
+class Pack:
+    """A pack in memory: a layout, a body, and one array per tensor that views the body.
+
+    Not thread-safe while it is being filled; immutable by convention afterwards.
+
+    Attributes:
+        layout: where the tensors lie.
+        body: the bytes, beginning at a multiple of 64.
+        arrays: one writable array per tensor, by name.
+    """
+
+    __slots__ = ("arrays", "body", "layout")
+
+    def __init__(self, layout: PackLayout) -> None:
+        self.layout = layout
+        self.body = aligned_empty(layout.nbytes)
+        layout.clear_gaps(self.body)
+        self.arrays = layout.views(self.body)
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Pack:
+        """Returns a pack that holds copies of `arrays`.
+
+        Raises:
+            InvalidRequestError: a dtype is not on the allowlist.
+        """
+        pack = cls(PackLayout(_tensor_of(name, array) for name, array in arrays.items()))
+        for name, array in arrays.items():
+            pack.arrays[name][...] = array
+        return pack
+
+    def pieces(self, size: int = limits.CHUNK_BYTES) -> Iterator[memoryview]:
+        """Yields the body in pieces of at most `size` bytes; an empty body yields nothing."""
+        view = self.body.data
+        for start in range(0, len(view), size):
+            yield view[start : start + size]
+
+
+class PackAssembler:
+    """Takes a pack's body piece by piece into memory reserved up front.
+
+    Not thread-safe. Make one per pack; `add` until `complete`, then take `arrays`.
+
+    Raises:
+        MalformedMessageError: more bytes came than the header announced.
+    """
+
+    __slots__ = ("_filled", "pack")
+
+    def __init__(self, layout: PackLayout) -> None:
+        self.pack = Pack(layout)
+        self._filled = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole body is there."""
+        return self._filled == self.pack.layout.nbytes
+
+    def add(self, piece: bytes | memoryview) -> None:
+        """Appends the next bytes of the body."""
+        end = self._filled + len(piece)
+        if end > self.pack.layout.nbytes:
+            raise MalformedMessageError(
+                f"a pack's body has {self.pack.layout.nbytes:,} bytes by its header, but "
+                f"{end:,} came; send exactly what the header announces"
+            )
+        self.pack.body[self._filled : end] = np.frombuffer(piece, np.uint8)
+        self._filled = end
+
+
+def aligned_empty(nbytes: int) -> Bytes:
+    """Returns uninitialised bytes beginning at a multiple of 64."""
+    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + nbytes]
+
+
+def parse_header(encoded: bytes) -> PackLayout:
+    """Returns the layout that an encoded `PackHeader` describes.
+
+    Sizes are computed, not allocated; callers compare `nbytes` with their limit before they make a
+    `PackAssembler`.
+
+    Raises:
+        MalformedMessageError: the bytes do not parse, or break a rule written in pack.proto.
+        LimitExceededError: the header is too long, or has too many tensors, axes, or characters in
+            a name.
+    """
+    # Streams repeat one small header for every batch. Large ones would make the cache large.
+    if len(encoded) <= _CACHED_HEADER_BYTES:
+        return _parse_cached(encoded)
+    check_limit(
+        len(encoded), limits.MAX_HEADER_BYTES, "bytes of a pack header", "send fewer tensors"
+    )
+    return _parse(encoded)
+
+
+def _parse(encoded: bytes) -> PackLayout:
+    try:
+        message = pack_pb2.PackHeader.FromString(encoded)
+    except DecodeError:
+        raise MalformedMessageError("a PackHeader does not parse as protobuf") from None
+    check_limit(len(message.tensors), limits.MAX_TENSORS, "tensors of a pack", "send fewer")
+    layout = PackLayout(_parse_tensor(tensor) for tensor in message.tensors)
+    if len({tensor.name for tensor in layout.tensors}) != len(layout.tensors):
+        raise MalformedMessageError("a pack names a tensor twice; names must be unique")
+    return layout
+
+
+_parse_cached = lru_cache(maxsize=64)(_parse)
+
+
+def check_bools(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Checks that every byte of every bool array is 0 or 1, as numpy and torch rely on.
+
+    Raises:
+        MalformedMessageError: it is not.
+    """
+    for name, array in arrays.items():
+        if array.dtype == np.bool_ and array.size and array.view(np.uint8).max() > 1:
+            raise MalformedMessageError(
+                f"bool tensor {name!r} holds bytes other than 0 and 1; send 0 or 1"
+            )
+
+
+def tensor_specs(columns: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]]) -> PackLayout:
+    """Returns the layout of tensors given as (name, dtype, shape)."""
+    return PackLayout(TensorSpec(*column) for column in columns)
+
+
+def _tensor_of(name: str, array: npt.NDArray[Any]) -> TensorSpec:
+    if array.dtype.name not in DTYPES:
+        raise InvalidRequestError(
+            f"{name!r} has dtype {array.dtype}, which cannot be sent; use one of "
+            f"{', '.join(DTYPES)}"
+        )
+    return TensorSpec(name, DTYPES[array.dtype.name], array.shape)
+
+
+def _parse_tensor(message: pack_pb2.Tensor) -> TensorSpec:
+    check_limit(
+        len(message.name), limits.MAX_TENSOR_NAME, "characters of a tensor's name", "cut it"
+    )
+    check_limit(len(message.shape), limits.MAX_AXES, "axes of a tensor", "reshape it")
+    dtype = DTYPES.get(message.dtype)
+    if dtype is None:
+        raise MalformedMessageError(
+            f"tensor {message.name!r} has dtype {message.dtype[:40]!r}; use one of "
+            f"{', '.join(DTYPES)}"
+        )
+    tensor = TensorSpec(message.name, dtype, tuple(message.shape))
+    # An empty axis would hide an absurd one from the product, and numpy refuses the shape later.
+    if dtype.itemsize * math.prod(axis or 1 for axis in tensor.shape) >= 1 << 62:
+        raise MalformedMessageError(
+            f"tensor {message.name!r} has shape {tensor.shape}: more than 2^62 bytes"
+        )
+    return tensor

@@ -1,0 +1,100 @@
+"""Drawing frames uniformly from the eligible ones.
+
+A frame is eligible if at least `drop_n_last_frames` frames follow it in its episode. Drawing from
+the whole live window and rejecting what is not eligible is exactly uniform over the eligible
+frames, whatever the mix of episodes, and costs the same at any capacity. Only where nearly nothing
+is eligible does a scan of the window take over, which is exact as well.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from replayring_proto.pack import Pack
+from replayring_proto.query import SampleQuery
+from replayring_proto.ring.live import Indices, Live
+from replayring_proto.ring.plan import Plan
+from replayring_proto.ring.reader import RingReader
+
+# Draws allowed before scanning: a fixed cost, and enough for one eligible frame in a hundred.
+_FREE_DRAWS = 1 << 16
+_DRAWS_PER_FRAME = 128
+
+
+class NothingEligible(Exception):
+    """No live frame is eligible at present."""
+
+
+class UniformSampler:
+    """Draws batches from one ring for one query. Not thread-safe: it owns a random stream.
+
+    Attributes:
+        plan: what a batch holds.
+        costly: whether the next draw may take as long as looking at every live frame: the last one
+            did, or there was none yet.
+    """
+
+    def __init__(
+        self, reader: RingReader, query: SampleQuery, rng: np.random.Generator | None = None
+    ) -> None:
+        """Plans `query`.
+
+        Args:
+            reader: the ring.
+            query: what to sample; checked here.
+            rng: the random stream; None for fresh entropy.
+
+        Raises:
+            InvalidRequestError: the query does not fit the ring's spec.
+        """
+        query.check(reader.spec)
+        self.plan = Plan(reader.spec, query.view)
+        self._reader = reader
+        self._query = query
+        self._rng = np.random.default_rng() if rng is None else rng
+        self.costly = query.drop_n_last_frames > 0
+
+    def batch(self) -> Pack:
+        """Returns one batch, drawn with replacement.
+
+        A batch is drawn anew as a whole if writers overtook it, so that frames about to be
+        overwritten are as likely as all others as long as they live.
+
+        Raises:
+            NothingEligible: no live frame is eligible.
+            ToleranceError: a window in seconds misses inside an episode.
+        """
+        return self._reader.gather(self.plan, self._draw)
+
+    def _draw(self, live: Live) -> Indices:
+        if not len(live):
+            raise NothingEligible
+        count, drop = self._query.batch_size, self._query.drop_n_last_frames
+        if not drop:
+            return self._candidates(live, count)
+        drawn, accepted, found = 0, [], 0
+        while found < count:
+            if drawn > _FREE_DRAWS + _DRAWS_PER_FRAME * count:
+                return self._scan(live)
+            # A first guess of the acceptance, then what was seen of it, with some to spare.
+            rate = max(found, 1) / max(drawn, 1) if drawn else 1.0
+            size = min(int((count - found) / rate * 1.1) + 16, _FREE_DRAWS)
+            candidates = self._candidates(live, size)
+            eligible = candidates[self._reader.frames_after(candidates) >= drop]
+            drawn += size
+            found += len(eligible)
+            accepted.append(eligible)
+        self.costly = False
+        return np.concatenate(accepted)[:count]
+
+    def _candidates(self, live: Live, size: int) -> Indices:
+        return self._rng.integers(live.start, live.end, size)
+
+    def _scan(self, live: Live) -> Indices:
+        self.costly = True
+        window = np.arange(live.start, live.end)
+        after = self._reader.frames_after(window)
+        eligible = window[after >= self._query.drop_n_last_frames]
+        if not len(eligible):
+            raise NothingEligible
+        return eligible[self._rng.integers(0, len(eligible), self._query.batch_size)]

@@ -1,0 +1,88 @@
+"""How errors travel: the one table between error classes and gRPC status codes.
+
+The server calls `to_status` and the client `from_status`; nobody else maps errors to codes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from replayring_proto import errors
+from replayring_proto.errors import ReplayRingError
+from replayring_proto.v1 import replay_pb2
+
+DETAIL_KEY = "replayring-error-bin"
+"""Trailing metadata that carries a serialized `replayring.v1.ErrorDetail`."""
+
+# Both share the peer's 8 KiB metadata limit, in bytes, where HTTP/2 spells a byte of a status
+# message that is not ASCII as three. So the detail carries more of the text.
+_MAX_STATUS_BYTES = 1024
+_MAX_DETAIL_BYTES = 4096
+
+_CODES: dict[type[ReplayRingError], grpc.StatusCode] = {
+    errors.InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.InvalidSpecError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.InvalidEpisodeError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.MalformedMessageError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.LimitExceededError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DiskSpaceError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.FrameNotFoundError: grpc.StatusCode.OUT_OF_RANGE,
+    errors.AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
+    errors.SequenceReusedError: grpc.StatusCode.ALREADY_EXISTS,
+    errors.ToleranceError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.OvertakenError: grpc.StatusCode.ABORTED,
+    errors.DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.ServerUnavailableError: grpc.StatusCode.UNAVAILABLE,
+    errors.ServerError: grpc.StatusCode.INTERNAL,
+}
+
+_KINDS = {cls.__name__: cls for cls in _CODES}
+
+# For peers that send a bare status: gRPC itself, proxies, other servers. The first class of each
+# code is its most general one.
+_BY_CODE: dict[grpc.StatusCode, type[ReplayRingError]] = {}
+for _cls, _code in _CODES.items():
+    _BY_CODE.setdefault(_code, _cls)
+_BY_CODE[grpc.StatusCode.CANCELLED] = errors.ServerUnavailableError
+
+
+def to_status(error: ReplayRingError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
+    """Returns the status code, status message and trailing metadata that stand for `error`."""
+    kind = next((cls for cls in type(error).__mro__ if cls in _CODES), errors.ServerError)
+    text = str(error)
+    detail = replay_pb2.ErrorDetail(kind=kind.__name__, message=_cut(text, _MAX_DETAIL_BYTES))
+    metadata = ((DETAIL_KEY, detail.SerializeToString()),)
+    return _CODES[kind], _cut(text, _MAX_STATUS_BYTES), metadata
+
+
+def from_status(call: Any) -> ReplayRingError:
+    """Returns the error that a failed call stands for.
+
+    Args:
+        call: a `grpc.RpcError` that is also a `grpc.Call`, as raised by grpc's stubs.
+    """
+    detail = _detail_of(call)
+    if detail is not None and detail.kind in _KINDS:
+        return _KINDS[detail.kind](detail.message)
+    code = call.code()
+    cls = _BY_CODE.get(code, errors.ServerError)
+    return cls(f"{code.name}: {call.details() or 'no details were given'}")
+
+
+def _cut(text: str, max_bytes: int) -> str:
+    """Returns the beginning of `text` that takes at most `max_bytes` in UTF-8, and is valid."""
+    return text.encode(errors="replace")[:max_bytes].decode(errors="ignore")
+
+
+def _detail_of(call: Any) -> replay_pb2.ErrorDetail | None:
+    for key, value in call.trailing_metadata() or ():
+        if key == DETAIL_KEY:
+            try:
+                return replay_pb2.ErrorDetail.FromString(value)
+            except DecodeError:
+                return None
+    return None

@@ -1,0 +1,204 @@
+from replayring_proto.v1 import buffer_pb2 as _buffer_pb2
+from replayring_proto.v1 import pack_pb2 as _pack_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class CreateBufferRequest(_message.Message):
+    __slots__ = ("name", "spec")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    spec: _buffer_pb2.BufferSpec
+    def __init__(self, name: _Optional[str] = ..., spec: _Optional[_Union[_buffer_pb2.BufferSpec, _Mapping]] = ...) -> None: ...
+
+class CreateBufferResponse(_message.Message):
+    __slots__ = ("buffer", "created")
+    BUFFER_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    buffer: _buffer_pb2.BufferInfo
+    created: bool
+    def __init__(self, buffer: _Optional[_Union[_buffer_pb2.BufferInfo, _Mapping]] = ..., created: bool = ...) -> None: ...
+
+class GetBufferRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class GetBufferResponse(_message.Message):
+    __slots__ = ("buffer",)
+    BUFFER_FIELD_NUMBER: _ClassVar[int]
+    buffer: _buffer_pb2.BufferInfo
+    def __init__(self, buffer: _Optional[_Union[_buffer_pb2.BufferInfo, _Mapping]] = ...) -> None: ...
+
+class ListBuffersRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListBuffersResponse(_message.Message):
+    __slots__ = ("buffers",)
+    BUFFERS_FIELD_NUMBER: _ClassVar[int]
+    buffers: _containers.RepeatedCompositeFieldContainer[_buffer_pb2.BufferInfo]
+    def __init__(self, buffers: _Optional[_Iterable[_Union[_buffer_pb2.BufferInfo, _Mapping]]] = ...) -> None: ...
+
+class DeleteBufferRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DeleteBufferResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class AddEpisodesRequest(_message.Message):
+    __slots__ = ("pack", "data", "start", "sequence")
+    PACK_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    pack: _pack_pb2.PackHeader
+    data: bytes
+    start: AddEpisodesStart
+    sequence: int
+    def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., start: _Optional[_Union[AddEpisodesStart, _Mapping]] = ..., sequence: _Optional[int] = ...) -> None: ...
+
+class AddEpisodesStart(_message.Message):
+    __slots__ = ("buffer", "writer_id")
+    BUFFER_FIELD_NUMBER: _ClassVar[int]
+    WRITER_ID_FIELD_NUMBER: _ClassVar[int]
+    buffer: str
+    writer_id: str
+    def __init__(self, buffer: _Optional[str] = ..., writer_id: _Optional[str] = ...) -> None: ...
+
+class AddEpisodesResponse(_message.Message):
+    __slots__ = ("sequence", "episode_index", "index", "num_frames", "duplicate")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    EPISODE_INDEX_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    NUM_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATE_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    episode_index: int
+    index: int
+    num_frames: int
+    duplicate: bool
+    def __init__(self, sequence: _Optional[int] = ..., episode_index: _Optional[int] = ..., index: _Optional[int] = ..., num_frames: _Optional[int] = ..., duplicate: bool = ...) -> None: ...
+
+class GetItemRequest(_message.Message):
+    __slots__ = ("buffer", "positions", "indices", "view")
+    BUFFER_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    INDICES_FIELD_NUMBER: _ClassVar[int]
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    buffer: str
+    positions: _containers.RepeatedScalarFieldContainer[int]
+    indices: _containers.RepeatedScalarFieldContainer[int]
+    view: _buffer_pb2.View
+    def __init__(self, buffer: _Optional[str] = ..., positions: _Optional[_Iterable[int]] = ..., indices: _Optional[_Iterable[int]] = ..., view: _Optional[_Union[_buffer_pb2.View, _Mapping]] = ...) -> None: ...
+
+class GetItemResponse(_message.Message):
+    __slots__ = ("pack", "data")
+    PACK_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    pack: _pack_pb2.PackHeader
+    data: bytes
+    def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class SampleBatchRequest(_message.Message):
+    __slots__ = ("spec", "batches")
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
+    spec: SampleSpec
+    batches: int
+    def __init__(self, spec: _Optional[_Union[SampleSpec, _Mapping]] = ..., batches: _Optional[int] = ...) -> None: ...
+
+class SampleSpec(_message.Message):
+    __slots__ = ("buffer", "batch_size", "view", "drop_n_last_frames", "min_frames", "seed")
+    BUFFER_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    DROP_N_LAST_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    MIN_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    buffer: str
+    batch_size: int
+    view: _buffer_pb2.View
+    drop_n_last_frames: int
+    min_frames: int
+    seed: int
+    def __init__(self, buffer: _Optional[str] = ..., batch_size: _Optional[int] = ..., view: _Optional[_Union[_buffer_pb2.View, _Mapping]] = ..., drop_n_last_frames: _Optional[int] = ..., min_frames: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class SampleBatchResponse(_message.Message):
+    __slots__ = ("pack", "data", "next_index")
+    PACK_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    NEXT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    pack: _pack_pb2.PackHeader
+    data: bytes
+    next_index: int
+    def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., next_index: _Optional[int] = ...) -> None: ...
+
+class ReadColumnRequest(_message.Message):
+    __slots__ = ("buffer", "keys")
+    BUFFER_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    buffer: str
+    keys: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, buffer: _Optional[str] = ..., keys: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ReadColumnResponse(_message.Message):
+    __slots__ = ("pack", "data")
+    PACK_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    pack: _pack_pb2.PackHeader
+    data: bytes
+    def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class PublishParametersRequest(_message.Message):
+    __slots__ = ("pack", "data", "name")
+    PACK_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    pack: _pack_pb2.PackHeader
+    data: bytes
+    name: str
+    def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., name: _Optional[str] = ...) -> None: ...
+
+class PublishParametersResponse(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    def __init__(self, version: _Optional[int] = ...) -> None: ...
+
+class WatchParametersRequest(_message.Message):
+    __slots__ = ("name", "after_version", "follow")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    AFTER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    after_version: int
+    follow: bool
+    def __init__(self, name: _Optional[str] = ..., after_version: _Optional[int] = ..., follow: bool = ...) -> None: ...
+
+class WatchParametersResponse(_message.Message):
+    __slots__ = ("pack", "data", "version")
+    PACK_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    pack: _pack_pb2.PackHeader
+    data: bytes
+    version: int
+    def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., version: _Optional[int] = ...) -> None: ...
+
+class ErrorDetail(_message.Message):
+    __slots__ = ("kind", "message")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    message: str
+    def __init__(self, kind: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
