@@ -1,0 +1,1 @@
+"""The replayring server: an engine that keeps the rings, a service that translates, a process."""

@@ -1,0 +1,276 @@
+"""One buffer: a ring with its files, its reader, and the record of who stored what."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from replayring_proto import layout
+from replayring_proto.episode import Arrays, check_episode
+from replayring_proto.errors import NotFoundError, SequenceReusedError
+from replayring_proto.messages import BufferInfo
+from replayring_proto.ring import RingReader
+from replayring_proto.spec import BufferSpec
+from replayring_server.engine import files
+from replayring_server.engine.cursor import Cursor
+from replayring_server.engine.records import EpisodeLog, Origin, Record, WriterTable
+from replayring_server.engine.ring import RingWriter
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where an episode was stored.
+
+    Attributes:
+        episode_index: its number in the buffer.
+        index: `index` of its first frame.
+        num_frames: its frames.
+        duplicate: whether a retry was recognised, and it was stored before.
+    """
+
+    episode_index: int
+    index: int
+    num_frames: int
+    duplicate: bool = False
+
+
+class Buffer:
+    """An open buffer. Thread-safe: appends queue on a lock, reads take none. Closed by its store.
+
+    Attributes:
+        name: the buffer's name.
+        buffer_id: identity given at creation.
+        spec: what it holds.
+        reader: reads the ring, from any thread.
+        restored: whether opening it fell back to what its last sync made durable, because the
+            machine was restarted since its files were last open.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, on_failure: Callable[[], None] = lambda: None
+    ) -> None:
+        """Opens the buffer in `folder`, as its last server left it.
+
+        Args:
+            folder: where its files are.
+            name: what it is called.
+            on_failure: called once if the disk fails, from the thread that met the error.
+
+        Raises:
+            StorageError: files are missing, damaged, or of an unknown version. Nothing is changed.
+        """
+        meta = folder / layout.META
+        self.buffer_id, self.spec = layout.decode_meta(files.read_whole(meta), str(meta))
+        sizes = layout.file_sizes(self.spec)
+        files.check_sizes(folder, sizes)
+        self.name = name
+        self._on_failure = on_failure
+        self._folder = folder
+        self._disk_bytes = sum(sizes.values())
+        self._mapped = {file: files.map_file(folder / file) for file in sizes}
+        columns = {
+            key: self._mapped[f"{layout.COLUMNS}/{key}"]
+            .view(column.dtype)
+            .reshape(-1, *column.shape)
+            for key, column in layout.stored_columns(self.spec).items()
+        }
+        self._cursor = Cursor(
+            self._mapped[layout.CURSOR],
+            self.spec.capacity,
+            partial(files.sync_file, folder / layout.CURSOR),
+        )
+        self.restored = self._cursor.restored
+        counters = self._cursor.counters
+        self.reader = RingReader(self.spec, counters, columns)
+        self._ring = RingWriter(self.spec, counters, columns, self._cursor.reserve)
+        # A ring that a power loss left empty still knows how far its episodes were numbered.
+        self._next_episode = self.reader.state()[2] or self._cursor.durable.episodes
+        self._log = EpisodeLog(self._mapped[layout.EPISODES])
+        self._writers = WriterTable(self._mapped[layout.WRITERS], self._log, self._next_episode)
+        self._lock = threading.Lock()
+        self._syncing = threading.Lock()
+        self._closed = False
+        self._deleted = False
+        self._failed = False
+        self._recover_last_record()
+
+    @classmethod
+    def create(cls, folder: Path, buffer_id: str, spec: BufferSpec) -> None:
+        """Reserves a new buffer's files in the existing, empty `folder`; buffer.json comes last.
+
+        Raises:
+            DiskSpaceError: there is not enough room.
+        """
+        sizes = layout.file_sizes(spec)
+        files.check_space(folder, sum(sizes.values()))
+        (folder / layout.COLUMNS).mkdir(mode=files.FOLDER_MODE)
+        for file, size in sizes.items():
+            files.reserve(folder / file, size)
+        Cursor.format(files.map_file(folder / layout.CURSOR))
+        files.sync_file(folder / layout.CURSOR)
+        files.sync_folder(folder / layout.COLUMNS)
+        files.write_whole(folder / layout.META, layout.encode_meta(buffer_id, spec))
+
+    def append(self, data: Mapping[str, Any], origin: Origin | None = None) -> Stored:
+        """Stores one episode, whole, and makes it visible at once.
+
+        When this returns, the episode survives the death of the process; with durability "commit"
+        it survives a power loss as well.
+
+        Args:
+            data: an array of shape (T, *column shape) per declared column; `timestamp` and
+                `frame_index` may be added.
+            origin: who sent it; a repetition with the same bytes is recognised, not stored again.
+
+        Raises:
+            InvalidEpisodeError: the data does not fit the spec; nothing was written.
+            SequenceReusedError: the origin was used for another episode, or is too old to tell.
+            NotFoundError: the buffer was deleted or closed.
+            OSError: the disk failed; nothing is acknowledged any more.
+        """
+        arrays = check_episode(self.spec, data)
+        payload_hash = b"" if origin is None else hash_arrays(arrays)
+        with self._lock:
+            self.check_open()
+            known = origin and self._known(origin, payload_hash)
+            stored = known or self._store(arrays, origin, payload_hash)
+        if self.spec.durability == "commit":
+            self.sync(stored.index + stored.num_frames)
+        return stored
+
+    def sync(self, until: int | None = None) -> None:
+        """Makes the frames below `until`, or all there are, survive a power loss.
+
+        Callers that wait for each other here share one sync: whoever comes next covers all.
+
+        Raises:
+            OSError: the disk failed. The kernel may have dropped what it could not write, so a
+                later success would mean nothing: the buffer takes nothing from then on.
+        """
+        with self._syncing:
+            if not self._deleted and (until is None or until > self._cursor.durable.head):
+                self._sync()
+
+    def _sync(self) -> None:
+        with self._lock:
+            live, episodes = self.reader.live, self._next_episode
+        if live.end == self._cursor.durable.head:
+            return
+        with self._failing_for_good():
+            for file in self._mapped:
+                if file != layout.CURSOR:
+                    files.sync_file(self._folder / file)
+            self._cursor.checkpoint(live.end, live.start, episodes)
+
+    @contextmanager
+    def _failing_for_good(self) -> Iterator[None]:
+        """Refuses to go on after an error of the disk, and tells the store."""
+        if self._failed:
+            raise OSError(f"buffer {self.name!r} stopped after an error of the disk")
+        try:
+            yield
+        except OSError:
+            self._failed = True
+            logger.exception("the disk failed under buffer %r", self.name)
+            self._on_failure()
+            raise
+
+    def check_open(self) -> None:
+        """Checks that the buffer was not deleted or closed meanwhile.
+
+        Raises:
+            NotFoundError: it was.
+        """
+        if self._closed:
+            raise NotFoundError(f"buffer {self.name!r} was deleted")
+
+    def info(self) -> BufferInfo:
+        """Returns the spec and where the ring stands."""
+        live, num_episodes, next_episode = self.reader.state()
+        return BufferInfo(
+            name=self.name,
+            buffer_id=self.buffer_id,
+            spec=self.spec,
+            oldest_index=live.start,
+            next_index=live.end,
+            num_episodes=num_episodes,
+            # Of the same moment as the window, unless that is empty.
+            next_episode_index=next_episode or self._next_episode,
+            physical_rows=layout.physical_rows(self.spec.capacity),
+            disk_bytes=self._disk_bytes,
+            path=str(self._folder),
+        )
+
+    def close(self, *, sync: bool = True) -> None:
+        """Stops appends and, unless the files are about to go, writes them to the disk.
+
+        Reads already under way finish on memory that stays mapped until they let go of it.
+
+        Raises:
+            OSError: the disk failed.
+        """
+        with self._lock:
+            was_closed, self._closed = self._closed, True
+            self._deleted = self._deleted or not sync
+        with self._syncing:  # also waits for a sync under way
+            if sync and not was_closed:
+                self._sync()
+
+    def _store(self, arrays: Arrays, origin: Origin | None, payload_hash: bytes) -> Stored:
+        episode = self._next_episode
+        frames = len(next(iter(arrays.values())))
+        record = origin and Record(episode, self.reader.live.end, frames, origin, payload_hash)
+        log = self._log
+        publishing = partial(log.write, record) if record else partial(log.erase, episode)
+        with self._failing_for_good():
+            index = self._ring.append(arrays, episode, publishing)
+        self._next_episode = episode + 1
+        if record:
+            self._writers.put(record)
+        return Stored(episode, index, frames)
+
+    def _known(self, origin: Origin, payload_hash: bytes) -> Stored | None:
+        """Returns what was stored for a repeated origin, or None for a new one."""
+        record = self._writers.last(origin.writer_id)
+        if record is None or origin.sequence > record.origin.sequence:
+            return None
+        if origin.sequence < record.origin.sequence:
+            record = self._log.find(origin, self._next_episode)
+        if record is None:
+            raise SequenceReusedError(
+                f"writer {origin.writer_id!r} sent sequence {origin.sequence} again, but has moved "
+                "on and the server no longer remembers that episode; sequences must grow"
+            )
+        if record.payload_hash != payload_hash:
+            raise SequenceReusedError(
+                f"writer {origin.writer_id!r} used sequence {origin.sequence} before for another "
+                f"episode (number {record.episode_index}); give every episode its own sequence"
+            )
+        return Stored(record.episode_index, record.index, record.num_frames, duplicate=True)
+
+    def _recover_last_record(self) -> None:
+        """Tells the writers' table of the last episode, if a death came between the two."""
+        record = self._log.read(self._next_episode - 1) if self._next_episode else None
+        if record:
+            self._writers.put(record)
+
+
+def hash_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """Returns 16 bytes that tell episodes apart: XXH3-128 over names and values."""
+    digest = xxhash.xxh3_128()
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data)
+    return digest.digest()

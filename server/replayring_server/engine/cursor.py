@@ -1,0 +1,159 @@
+"""The cursor file: the live counters, and what stands for them after a power loss.
+
+While the machine runs, the mapped counters are the truth: they survive the death of any process.
+When it loses power, each page of each file is on the disk as it was at some moment since its last
+sync, so counters and rows no longer fit together. What counts then is the newest of two durable
+slots, written in turn, each with a checksum:
+
+    head, low   the counters at a moment when all rows below `head` had been synced
+    episodes    the number that the next episode got then
+    reserved    no row of a frame at or above this `index` was touched under this slot
+
+Rows of frames from `head` to `reserved` may have been written since, over the frames below
+`reserved - P`; these are given up, and the rest of the window at `head` is whole. So an append must
+not pass `reserved` before a slot with a higher one is on the disk. A new reservation reaches one
+slack beyond the append that needs it: what it gives up is then what that append evicts anyway.
+
+Which of the two is the truth is told by the boot id, which changes when the machine starts.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from replayring_proto import layout
+from replayring_proto.errors import StorageError
+from replayring_proto.ring import Counters
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_SLOT_FORMAT = np.dtype([("words", "<i8", (5,)), ("checksum", "<u4")])
+
+
+def machine_boot_id() -> bytes:
+    """Returns 16 bytes that change whenever the machine starts."""
+    return bytes.fromhex(_BOOT_ID.read_text().strip().replace("-", ""))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a durable slot; see the module. `generation` grows with each one written."""
+
+    generation: int = 0
+    head: int = 0
+    low: int = 0
+    episodes: int = 0
+    reserved: int = 0
+
+
+class Cursor:
+    """One buffer's mapped cursor file. The durable side takes a lock of its own.
+
+    Attributes:
+        counters: the live counters, as thread-safe as `Counters` says.
+        restored: whether they had to be taken from a durable slot.
+    """
+
+    def __init__(
+        self, page: npt.NDArray[np.uint8], capacity: int, sync: Callable[[], None]
+    ) -> None:
+        """Takes over a cursor file and, if the machine was restarted since, restores the counters.
+
+        Args:
+            page: the mapped file.
+            capacity: of the ring.
+            sync: writes the file to the disk.
+
+        Raises:
+            StorageError: neither durable slot is whole.
+        """
+        self.counters = Counters(page)
+        self._page = page
+        self._rows = layout.physical_rows(capacity)
+        self._slack = self._rows - capacity
+        self._sync = sync
+        self._lock = threading.Lock()
+        slots = [slot for slot in map(self._read_slot, (0, 1)) if slot]
+        if not slots:
+            raise StorageError(
+                "neither durable slot of the cursor is whole; restore the buffer, or remove it"
+            )
+        self.durable = max(slots, key=lambda slot: slot.generation)
+        boot_id = machine_boot_id()
+        self.restored = self._boot_id.tobytes() != boot_id
+        if self.restored:
+            self._restore(boot_id)
+        # The last server may have died between writing a slot and syncing it.
+        sync()
+
+    @staticmethod
+    def format(page: npt.NDArray[np.uint8]) -> None:
+        """Makes a page of zeros the cursor of an empty ring."""
+        _write_slot(page, Checkpoint())
+
+    def reserve(self, until: int) -> None:
+        """Makes it safe to touch the rows of frames below `until`. Cheap unless it must sync."""
+        if until > self.durable.reserved:
+            with self._lock:
+                slot = self.durable
+                self._put(slot.head, slot.low, slot.episodes, until)
+
+    def checkpoint(self, head: int, low: int, episodes: int) -> None:
+        """Records that all rows below `head` are on the disk."""
+        with self._lock:
+            self._put(head, low, episodes, head)
+
+    def _put(self, head: int, low: int, episodes: int, until: int) -> None:
+        self._write(head, low, episodes, max(self.durable.reserved, until + self._slack))
+
+    def _write(self, head: int, low: int, episodes: int, reserved: int) -> None:
+        slot = Checkpoint(self.durable.generation + 1, head, low, episodes, reserved)
+        _write_slot(self._page, slot)
+        self._sync()
+        self.durable = slot
+
+    def _restore(self, boot_id: bytes) -> None:
+        """Makes the counters what the durable slot says. If interrupted, it is done again.
+
+        The slot is written anew first: what had been reserved beyond `head` is given up for good,
+        in `low`, and counts no more for what is appended from here on. No reader lives through a
+        power loss, so `intent` may fall.
+        """
+        slot, counters = self.durable, self.counters
+        low = min(max(slot.low, slot.reserved - self._rows), slot.head)
+        self._write(slot.head, low, slot.episodes, slot.head + self._slack)
+        counters.low = low
+        counters.head = counters.intent = slot.head
+        self._boot_id[:] = np.frombuffer(boot_id, np.uint8)
+
+    @property
+    def _boot_id(self) -> npt.NDArray[np.uint8]:
+        return self._page[layout.BOOT_ID_OFFSET : layout.BOOT_ID_OFFSET + 16]
+
+    def _read_slot(self, parity: int) -> Checkpoint | None:
+        encoded = _slot_at(self._page, parity)
+        words = encoded["words"][0]
+        return Checkpoint(*words.tolist()) if encoded["checksum"][0] == _checksum(words) else None
+
+
+def _write_slot(page: npt.NDArray[np.uint8], slot: Checkpoint) -> None:
+    encoded = _slot_at(page, slot.generation % 2)
+    encoded["words"][0] = astuple(slot)
+    encoded["checksum"][0] = _checksum(encoded["words"][0])
+
+
+def _slot_at(page: npt.NDArray[np.uint8], parity: int) -> npt.NDArray[Any]:
+    start = layout.SLOT_OFFSETS[parity]
+    return page[start : start + _SLOT_FORMAT.itemsize].view(_SLOT_FORMAT)
+
+
+def _checksum(words: npt.NDArray[Any]) -> int:
+    # Seeded, so that a page of zeros is not a slot.
+    return zlib.crc32(words.tobytes(), 0x5EED)

@@ -1,0 +1,84 @@
+"""One server per data directory, held by a lock that dies with the server.
+
+A POSIX record lock belongs to a process: the kernel releases it when the process ends, however it
+ends, and a forked child does not inherit it. Within one process it does not exclude anybody, hence
+the set of held files besides.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from pathlib import Path
+from types import TracebackType
+
+from replayring_proto.errors import DirectoryLockedError, StorageError
+from replayring_proto.layout import LOCK
+from replayring_server.engine.files import FILE_MODE
+
+_held: set[tuple[int, int]] = set()
+_held_guard = threading.Lock()
+
+
+class DirectoryLock:
+    """The right to serve one data directory. Take it once, `release` it when done.
+
+    Raises:
+        DirectoryLockedError: another server, or this process, has it; the message names the holder.
+        StorageError: the folder cannot be used.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / LOCK
+        # Closing any descriptor of the file would drop a lock this process holds on it, so a second
+        # taker in this process must be turned away before it opens one.
+        with _held_guard:
+            if path.exists() and _identity(os.stat(path)) in _held:
+                raise DirectoryLockedError(f"{folder} is already open in this process")
+            try:
+                self._fd = os.open(
+                    path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE
+                )
+            except OSError as error:
+                raise StorageError(f"cannot open {path}: {error.strerror}") from None
+            try:
+                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                holder = os.read(self._fd, 200).decode(errors="replace").strip()
+                os.close(self._fd)
+                raise DirectoryLockedError(
+                    f"{folder} is served by another process ({holder or 'unknown'}); stop it, or "
+                    "use another data directory"
+                ) from None
+            self._identity = _identity(os.fstat(self._fd))
+            _held.add(self._identity)
+        self.describe(f"pid {os.getpid()}")
+
+    def describe(self, holder: str) -> None:
+        """Writes who holds the lock, for the error that others get."""
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, holder.encode() + b"\n", 0)
+
+    def release(self) -> None:
+        """Gives the lock up. May be called again."""
+        with _held_guard:
+            if self._fd >= 0:
+                _held.remove(self._identity)
+                os.close(self._fd)
+                self._fd = -1  # that number may soon be another file's
+
+    def __enter__(self) -> DirectoryLock:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

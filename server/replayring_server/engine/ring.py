@@ -1,0 +1,116 @@
+"""The ring's write side: how frames are appended so that a death at any instant costs nothing.
+
+The rules, with N the capacity and P the physical rows (N and some slack):
+
+    0. The disk is told, now and then, how far rows may be touched from here on (see `cursor`).
+    1. `low` rises first, if the rows to be written still hold live frames: what is about to be
+       overwritten is dead before it changes.
+    2. `intent` rises next: readers that picked such a row before will see that it may have changed.
+    3. The rows are written. They hold no live frame, and nobody picks them: they are not published.
+    4. `head` rises last. That publishes the episode, all at once.
+
+A process killed between any two of these leaves counters under which every live row is whole. The
+slack makes rule 1 rare: it bites only for episodes longer than the slack, so an append that dies
+half-way usually costs nothing that was live. `intent` never falls, not even when an append died
+before publishing: its rows stay suspect to readers that picked them earlier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from replayring_proto.errors import StorageError
+from replayring_proto.layout import BOUNDS, physical_rows
+from replayring_proto.ring import Counters
+from replayring_proto.spec import EPISODE_INDEX, FRAME_INDEX, INDEX, TIMESTAMP, BufferSpec
+
+Array = npt.NDArray[Any]
+
+
+class RingWriter:
+    """Appends episodes to one ring. Not thread-safe; readers need no care."""
+
+    def __init__(
+        self,
+        spec: BufferSpec,
+        counters: Counters,
+        columns: Mapping[str, Array],
+        reserve: Callable[[int], None],
+    ) -> None:
+        """Takes over a ring as its last writer left it.
+
+        Args:
+            spec: what the ring holds.
+            counters: its counters.
+            columns: its columns, by name.
+            reserve: called before rows of frames below its argument are touched.
+
+        Raises:
+            StorageError: the counters contradict each other.
+        """
+        self._spec = spec
+        self._counters = counters
+        self._columns = columns
+        self._reserve = reserve
+        self._rows = physical_rows(spec.capacity)
+        self._check()
+
+    def append(
+        self,
+        arrays: Mapping[str, Array],
+        episode_index: int,
+        before_publish: Callable[[], None] | None = None,
+    ) -> int:
+        """Appends one episode, already checked against the spec, and returns its first `index`.
+
+        Args:
+            arrays: the declared columns, and `timestamp` and `frame_index` if given.
+            episode_index: its number.
+            before_publish: called when the rows are written, before they can be seen.
+        """
+        frames = len(next(iter(arrays.values())))
+        start = self._counters.head
+        end = start + frames
+        self._reserve(end)
+        if end - self._rows > max(self._counters.low, start - self._spec.capacity):
+            self._counters.low = end - self._rows
+        self._counters.intent = max(self._counters.intent, end)
+        for name, values in self._complete(arrays, episode_index, start, end).items():
+            self._write(self._columns[name], start, frames, values)
+        if before_publish is not None:
+            before_publish()
+        self._counters.head = end
+        return start
+
+    def _complete(
+        self, arrays: Mapping[str, Array], episode_index: int, start: int, end: int
+    ) -> dict[str, Array]:
+        """Adds the preset columns, and ours."""
+        count = np.arange(end - start)
+        presets = {
+            FRAME_INDEX: count,
+            TIMESTAMP: count / (self._spec.fps or 1.0),
+            INDEX: count + start,
+            EPISODE_INDEX: np.broadcast_to(np.int64(episode_index), count.shape),
+            BOUNDS.name: np.broadcast_to(np.array((start, end)), (end - start, 2)),
+        }
+        return {**presets, **arrays}
+
+    def _write(self, column: Array, start: int, frames: int, values: Array) -> None:
+        row = start % self._rows
+        before_end = min(frames, self._rows - row)
+        column[row : row + before_end] = values[:before_end]
+        column[: frames - before_end] = values[before_end:]
+
+    def _check(self) -> None:
+        low, head, intent = self._counters.low, self._counters.head, self._counters.intent
+        live_start = max(low, head - self._spec.capacity)
+        if not (0 <= low <= head <= intent and intent - self._rows <= live_start):
+            raise StorageError(
+                f"the cursor is damaged: low={low}, head={head}, intent={intent} contradict each "
+                f"other in a ring of {self._rows} rows. Restore the buffer, or remove its folder"
+            )

@@ -1,0 +1,225 @@
+"""All buffers of one data directory: opening, creating, deleting, and the lock on it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from replayring_proto.errors import AlreadyExistsError, NotFoundError, StorageError
+from replayring_proto.layout import META
+from replayring_proto.limits import ServerLimits, check_limit
+from replayring_proto.spec import BufferSpec, check_name
+from replayring_server.engine import files
+from replayring_server.engine.buffer import Buffer
+from replayring_server.engine.lock import DirectoryLock
+from replayring_server.engine.parameters import Parameters
+from replayring_server.engine.syncer import Syncer
+
+logger = logging.getLogger(__name__)
+
+# Names of buffers begin with a letter or digit, so these never meet one.
+_CREATING = ".creating-"
+_DELETING = ".deleting-"
+
+
+class Store:
+    """An open data directory. Thread-safe. A context manager; `close` releases the directory.
+
+    Attributes:
+        data_dir: the directory, absolute.
+        parameters: the published parameters.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path | str,
+        limits: ServerLimits | None = None,
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Opens a data directory, creating it if need be.
+
+        A buffer that cannot be opened is logged and left untouched; its name stays taken, and
+        asking for it raises what was wrong. The others are served.
+
+        Args:
+            data_dir: the directory.
+            limits: of the server.
+            on_failure: called, from any thread, when the disk fails under a buffer, which then
+                takes nothing any more.
+
+        Raises:
+            DirectoryLockedError: another server has it.
+            StorageError: it cannot be created or used.
+        """
+        self.limits = limits or ServerLimits()
+        self.data_dir = Path(data_dir).absolute()
+        try:
+            self.data_dir.mkdir(mode=files.FOLDER_MODE, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot use {data_dir} as data directory: {error}") from None
+        self._on_failure = on_failure
+        # Held while the set of buffers changes, which may take as long as reserving a disk's worth
+        # of space does. Looking one up takes no lock: the event loop does that.
+        self._guard = threading.Lock()
+        self._buffers: dict[str, Buffer] = {}
+        self._damaged: dict[str, StorageError] = {}
+        with contextlib.ExitStack() as undo:
+            self.lock = undo.enter_context(DirectoryLock(self.data_dir))
+            self._remove_leftovers()
+            self.parameters = Parameters(self.data_dir, self.limits.max_parameter_sets)
+            self._open_all()
+            undo.pop_all()
+        self._syncer = Syncer(lambda: list(self._buffers.values()))
+
+    def get(self, name: str) -> Buffer:
+        """Returns an open buffer.
+
+        Raises:
+            NotFoundError: there is none of that name.
+            StorageError: there is, but it could not be opened.
+        """
+        if name in self._damaged:
+            # A new one each time: a traceback would grow on one that is raised again and again.
+            raise StorageError(str(self._damaged[name]))
+        try:
+            return self._buffers[name]
+        except KeyError:
+            raise NotFoundError(
+                f"there is no buffer {name[:80]!r}; there are "
+                f"{', '.join(self.names()) or 'none yet'}"
+            ) from None
+
+    def names(self) -> list[str]:
+        """Returns the names of all open buffers, sorted."""
+        return sorted(self._buffers)
+
+    def create(self, name: str, spec: BufferSpec) -> tuple[Buffer, bool]:
+        """Returns the buffer of this name and spec, and whether it was made just now.
+
+        Raises:
+            AlreadyExistsError: the name is taken by another spec, or by files that are no buffer.
+            DiskSpaceError: there is not enough room.
+            LimitExceededError: there are too many buffers.
+            InvalidRequestError: the name is not valid.
+            StorageError: the name is taken by a buffer that cannot be opened.
+        """
+        check_name(name, "buffer name")
+        with self._guard:
+            if name in self._buffers or name in self._damaged:
+                return _same_spec(self.get(name), spec), False
+            check_limit(
+                len(self._buffers) + 1,
+                self.limits.max_buffers,
+                "buffers in one data directory",
+                "delete one, or raise max_buffers",
+            )
+            self._create(name, spec)
+            try:
+                buffer = Buffer(self.data_dir / name, name, self._on_failure)
+            except StorageError as error:
+                self._damaged[name] = error
+                raise
+            self._buffers[name] = buffer
+        logger.info("created buffer %r: %d frames, %s", name, spec.capacity, buffer.buffer_id)
+        return buffer, True
+
+    def delete(self, name: str) -> None:
+        """Deletes a buffer and its files.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        with self._guard:
+            buffer = self.get(name)
+            # Appends end first; then one rename makes the deletion certain.
+            buffer.close(sync=False)
+            doomed = self.data_dir / f"{_DELETING}{buffer.buffer_id}"
+            (self.data_dir / name).rename(doomed)
+            files.sync_folder(self.data_dir)
+            del self._buffers[name]
+        shutil.rmtree(doomed)
+        logger.info("deleted buffer %r", name)
+
+    def close(self) -> None:
+        """Writes everything to the disk and releases the directory. May be called again."""
+        self._syncer.stop()
+        # A buffer whose disk failed must not keep the others from being written.
+        with self._guard, contextlib.ExitStack() as closing:
+            closing.callback(self.lock.release)
+            for buffer in self._buffers.values():
+                closing.callback(buffer.close)
+            self._buffers.clear()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _create(self, name: str, spec: BufferSpec) -> None:
+        """Makes a buffer's files aside and gives them their name in one step."""
+        path = self.data_dir / name
+        if os.path.lexists(path):
+            raise AlreadyExistsError(
+                f"{path} is there already and is no buffer; use another name, or move it away"
+            )
+        folder = self.data_dir / f"{_CREATING}{name}"
+        folder.mkdir(mode=files.FOLDER_MODE)
+        try:
+            Buffer.create(folder, uuid.uuid4().hex, spec)
+            folder.rename(path)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        files.sync_folder(self.data_dir)
+
+    def _open_all(self) -> None:
+        for folder in sorted(self.data_dir.iterdir()):
+            if not (folder / META).exists() or folder.name.startswith("."):
+                continue
+            try:
+                self._buffers[folder.name] = self._open(folder)
+            except StorageError as error:
+                logger.error("buffer %r cannot be served: %s", folder.name, error)
+                self._damaged[folder.name] = error
+
+    def _open(self, folder: Path) -> Buffer:
+        if folder.is_symlink():
+            raise StorageError(f"{folder} is a symbolic link; refused")
+        buffer = Buffer(folder, folder.name, self._on_failure)
+        live = buffer.reader.live
+        logger.info("opened buffer %r: %d of %d frames", folder.name, len(live), live.capacity)
+        if buffer.restored:
+            logger.warning(
+                "buffer %r was restored as of its last sync: the machine has restarted since",
+                folder.name,
+            )
+        return buffer
+
+    def _remove_leftovers(self) -> None:
+        """Removes what a death in the middle of creating or deleting a buffer left behind."""
+        for prefix in (_CREATING, _DELETING):
+            for folder in self.data_dir.glob(f"{prefix}*"):
+                logger.warning("removing %s, left by a server that died", folder.name)
+                shutil.rmtree(folder)
+
+
+def _same_spec(buffer: Buffer, spec: BufferSpec) -> Buffer:
+    if buffer.spec != spec:
+        raise AlreadyExistsError(
+            f"buffer {buffer.name!r} exists with another spec: it holds {buffer.spec}, asked for "
+            f"was {spec}; use another name, or delete it first"
+        )
+    return buffer

@@ -1,0 +1,1 @@
+"""The service: translates messages to calls of the engine and back. Owns no state worth keeping."""

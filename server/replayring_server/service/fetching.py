@@ -1,0 +1,80 @@
+"""GetItem and ReadColumn: frames and columns on request."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from replayring_proto.errors import InvalidRequestError
+from replayring_proto.framing import encode_data, encode_header
+from replayring_proto.limits import MAX_VIEW_KEYS, ServerLimits, check_limit
+from replayring_proto.messages import parse, view_from_message
+from replayring_proto.ring import Plan
+from replayring_proto.v1 import replay_pb2
+from replayring_server.engine import Store
+from replayring_server.service.boundary import Context
+from replayring_server.service.packs import send_pack
+from replayring_server.service.workers import Workers
+
+
+async def get_item(store: Store, workers: Workers, message: bytes, context: Context) -> None:
+    """Answers GetItem."""
+    request = parse(replay_pb2.GetItemRequest, message)
+    buffer = store.get(request.buffer)
+    if bool(request.positions) == bool(request.indices):
+        raise InvalidRequestError(
+            "GetItem needs either positions or indices; received "
+            + ("both" if request.positions else "neither")
+        )
+    count = len(request.positions) or len(request.indices)
+    check_limit(count, store.limits.max_batch_size, "frames asked for at once", "ask for fewer")
+    plan = Plan(buffer.spec, view_from_message(request.view))
+    nbytes = check_reply(store.limits, plan, count)
+    if request.positions:
+        positions = np.array(request.positions, np.int64)
+        call = partial(buffer.reader.at_positions, plan, positions)
+    else:
+        # An index beyond int64 does not exist yet; so does the largest that int64 can say.
+        indices = np.minimum(np.array(request.indices, np.uint64), np.iinfo(np.int64).max)
+        call = partial(buffer.reader.at_indices, plan, indices.astype(np.int64))
+    await send_pack(context, await workers.run(call, nbytes))
+
+
+def check_reply(limits: ServerLimits, plan: Plan, count: int) -> int:
+    """Returns the bytes of a reply of `count` frames, if they and the work for them are allowed.
+
+    Raises:
+        LimitExceededError: they are not.
+    """
+    check_limit(
+        count * plan.entries_per_frame,
+        limits.max_window_entries,
+        "frames of one reply times offsets of its longest window",
+        "ask for fewer frames, or shorter windows",
+    )
+    nbytes = plan.layout(count).nbytes
+    check_limit(
+        nbytes,
+        limits.max_reply_bytes,
+        "bytes of one reply",
+        "ask for fewer frames, fewer keys, or shorter windows",
+    )
+    return nbytes
+
+
+async def read_column(store: Store, workers: Workers, message: bytes, context: Context) -> None:
+    """Answers ReadColumn, a piece at a time: a column may be larger than memory."""
+    request = parse(replay_pb2.ReadColumnRequest, message)
+    buffer = store.get(request.buffer)
+    keys = tuple(request.keys)
+    check_limit(len(keys), MAX_VIEW_KEYS, "keys of columns", "name each column once")
+    if not keys or len(set(keys)) != len(keys):
+        raise InvalidRequestError(f"ReadColumn needs at least one key, each once; received {keys}")
+    layout, pieces = buffer.reader.read_columns(keys)
+    check_limit(
+        layout.nbytes, store.limits.max_column_bytes, "bytes of these columns", "read fewer at once"
+    )
+    await context.write(encode_header(layout.header()))
+    while (piece := await workers.run(partial(next, pieces, None))) is not None:
+        await context.write(encode_data(piece.data))
