@@ -1,0 +1,123 @@
+"""replayring: an experience replay buffer on a server that looks like a local one.
+
+    client = replayring.connect("127.0.0.1:50051")
+    buffer = client.create_buffer("online", {"observation": {...}}, capacity=100_000, fps=30)
+
+Importing this needs no torch. The datasets do, and are imported when they are first named.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from replayring._adding import Acknowledgement
+from replayring._sampling import SampleStream
+from replayring.buffer import Buffer
+from replayring.client import Client, connect
+from replayring.parameters import Parameters
+from replayring.writer import Writer
+from replayring_proto.errors import (
+    AlreadyExistsError,
+    ClosedError,
+    DeadlineError,
+    DirectoryLockedError,
+    DiskSpaceError,
+    FrameNotFoundError,
+    InvalidEpisodeError,
+    InvalidRequestError,
+    InvalidSpecError,
+    LimitExceededError,
+    MalformedMessageError,
+    NotFoundError,
+    OvertakenError,
+    ReplayRingError,
+    SequenceReusedError,
+    ServerError,
+    ServerUnavailableError,
+    StorageError,
+    ToleranceError,
+)
+from replayring_proto.messages import BufferInfo
+
+if TYPE_CHECKING:
+    from replayring.batches import BatchDataset
+    from replayring.collation import collate
+    from replayring.concat import ConcatDataset
+    from replayring.dataset import RemoteDataset
+    from replayring.weighted_sampler import WeightedSampler
+    from replayring.weights import compute_sampler_weights
+
+__all__ = [
+    "Acknowledgement",
+    "AlreadyExistsError",
+    "BatchDataset",
+    "Buffer",
+    "BufferInfo",
+    "Client",
+    "ClosedError",
+    "ConcatDataset",
+    "DeadlineError",
+    "DirectoryLockedError",
+    "DiskSpaceError",
+    "FrameNotFoundError",
+    "InvalidEpisodeError",
+    "InvalidRequestError",
+    "InvalidSpecError",
+    "LimitExceededError",
+    "MalformedMessageError",
+    "NotFoundError",
+    "OvertakenError",
+    "Parameters",
+    "RemoteDataset",
+    "ReplayRingError",
+    "SampleStream",
+    "SequenceReusedError",
+    "ServerError",
+    "ServerUnavailableError",
+    "StorageError",
+    "ToleranceError",
+    "WeightedSampler",
+    "Writer",
+    "__version__",
+    "collate",
+    "compute_sampler_weights",
+    "connect",
+]
+
+# Names that need torch, and the modules that have them.
+_TORCH = {
+    "BatchDataset": "batches",
+    "ConcatDataset": "concat",
+    "RemoteDataset": "dataset",
+    "WeightedSampler": "weighted_sampler",
+    "collate": "collation",
+    "compute_sampler_weights": "weights",
+}
+
+try:
+    __version__ = version("replayring")
+except PackageNotFoundError:  # run from a source tree that was never installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = getattr(importlib.import_module(f"{__name__}.{_TORCH[name]}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "torch":
+            raise
+        raise ImportError(
+            f"replayring.{name} needs torch, which is not installed: "
+            'pip install "replayring[torch]"',
+            name="torch",
+        ) from None
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_TORCH})

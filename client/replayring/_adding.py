@@ -1,0 +1,190 @@
+"""Adding episodes exactly once: numbered by their writer, sent again until acknowledged.
+
+The server remembers what each writer's last sequences were, so an episode that is sent again under
+the same number is stored once. `Adder` works in the caller's thread; `Sender`, in `_sender`, in one
+of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from replayring._calls import Arrays, Caller
+from replayring._channel import Stub
+from replayring._patience import Patience, passing
+from replayring._signals import WORKERS
+from replayring_proto.errors import (
+    DeadlineError,
+    MalformedMessageError,
+    ReplayRingError,
+    ServerUnavailableError,
+)
+from replayring_proto.framing import encode_pack
+from replayring_proto.limits import CHUNK_BYTES
+from replayring_proto.messages import parse
+from replayring_proto.pack import Pack
+from replayring_proto.v1 import replay_pb2
+
+METHOD = "AddEpisodes"
+
+
+@dataclass(frozen=True)
+class Acknowledgement:
+    """The server's word that an episode is stored and survives the server's death.
+
+    Attributes:
+        sequence: the episode's number among its writer's.
+        episode_index: its number in the buffer.
+        index: the `index` of its first frame.
+        num_frames: its frames.
+        duplicate: whether it had been stored before, and this was a retry.
+    """
+
+    sequence: int
+    episode_index: int
+    index: int
+    num_frames: int
+    duplicate: bool
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """An episode on its way.
+
+    Attributes:
+        sequence: its number among its writer's.
+        arrays: its columns, as they are stored; not copied, so nobody may change them.
+        pack: the same as a pack, if that was made; else it is made when the episode is sent.
+    """
+
+    sequence: int
+    arrays: Arrays
+    pack: Pack | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+
+def new_writer_id() -> str:
+    """Returns an identity that no other writer has or will have."""
+    return uuid.uuid4().hex
+
+
+def messages(buffer: str, writer_id: str, episodes: Iterable[Outgoing]) -> Iterator[bytes]:
+    """Yields the messages of one call, a chunk at a time."""
+    start = replay_pb2.AddEpisodesStart(buffer=buffer, writer_id=writer_id)
+    fields = replay_pb2.AddEpisodesRequest(start=start)
+    for episode in episodes:
+        fields.sequence = episode.sequence
+        pack = episode.pack or Pack.of(episode.arrays)
+        yield from encode_pack(pack, fields.SerializeToString())
+        fields.ClearField("start")
+
+
+def acknowledgement(encoded: bytes, due: Outgoing | None) -> Acknowledgement:
+    """Returns what the server acknowledges, which must be the episode that is `due`.
+
+    Raises:
+        MalformedMessageError: it is another one, or the bytes are no such message.
+    """
+    reply = parse(replay_pb2.AddEpisodesResponse, encoded)
+    if due is None or reply.sequence != due.sequence:
+        raise MalformedMessageError(
+            f"the server acknowledged sequence {reply.sequence}, where "
+            f"{due.sequence if due else 'none'} was due"
+        )
+    return Acknowledgement(
+        reply.sequence, reply.episode_index, reply.index, reply.num_frames, reply.duplicate
+    )
+
+
+class Adder:
+    """Adds episodes and waits for their acknowledgements.
+
+    Thread-safe: one call at a time may use a writer's identity, so threads take turns. Belongs to
+    the process that made it, since a forked copy would number its own episodes alike.
+    """
+
+    def __init__(self, caller: Caller, buffer: str) -> None:
+        self.process = os.getpid()
+        self._caller = caller
+        self._buffer = buffer
+        self._writer_id = new_writer_id()
+        self._turn = threading.Lock()
+        self._sequence = 0
+
+    def add(self, episodes: Sequence[Arrays], timeout: float | None) -> list[Acknowledgement]:
+        """Adds checked episodes in order, pipelined in one call.
+
+        Raises:
+            ReplayRingError: one was refused, or the time ran out; its attribute `acknowledged`
+                lists the acknowledgements of those that were stored before.
+        """
+        patience = self._caller.patience(f"adding to {self._buffer!r}", timeout)
+        self._caller.channel.check_open()
+        return WORKERS.run(lambda: self._add_in_turn(episodes, patience), patience.abandon)
+
+    def _add_in_turn(self, episodes: Sequence[Arrays], patience: Patience) -> list[Acknowledgement]:
+        acknowledged: list[Acknowledgement] = []
+        try:
+            if not self._turn.acquire(timeout=min(patience.remaining(), threading.TIMEOUT_MAX)):
+                raise DeadlineError(
+                    f"{patience.what}: other threads were adding to it for {patience.timeout:g} s; "
+                    "raise timeout, or give each thread a buffer object of its own"
+                )
+            try:
+                self._add(self._numbered(episodes), patience, acknowledged)
+            finally:
+                self._turn.release()
+        except ReplayRingError as error:
+            failed = _in_context(error, len(acknowledged), len(episodes))
+            failed.acknowledged = acknowledged
+            raise failed from None
+        return acknowledged
+
+    def _numbered(self, episodes: Sequence[Arrays]) -> list[Outgoing]:
+        first = self._sequence + 1
+        self._sequence += len(episodes)
+        return [Outgoing(first + i, arrays) for i, arrays in enumerate(episodes)]
+
+    def _add(
+        self, episodes: list[Outgoing], patience: Patience, acknowledged: list[Acknowledgement]
+    ) -> None:
+        def attempt(stub: Stub) -> None:
+            missing = episodes[len(acknowledged) :]
+            requests = messages(self._buffer, self._writer_id, missing)
+            seconds = patience.call_timeout()
+            if len(missing) == 1 and missing[0].nbytes <= CHUNK_BYTES // 2:
+                begun = stub.fetch(METHOD, next(requests), seconds)
+            else:
+                begun = stub.converse(METHOD, requests, seconds)
+            with begun as call:
+                for encoded in call:
+                    done = len(acknowledged)
+                    due = episodes[done] if done < len(episodes) else None
+                    acknowledged.append(acknowledgement(encoded, due))
+                    patience.progress()
+            if len(acknowledged) < len(episodes):
+                raise ServerUnavailableError("the server ended the call before its last episode")
+
+        if episodes:
+            self._caller.run(patience, attempt)
+
+
+def _in_context(error: ReplayRingError, done: int, total: int) -> ReplayRingError:
+    """Returns the error, saying which episodes are stored."""
+    text = str(error)
+    if passing(error):
+        text += "; what was not acknowledged may have been stored (a writer would still know)"
+    if total > 1:
+        text = (
+            f"episode {done} of {total}, counted from 0, was not acknowledged, nor any after it; "
+            f"all before it are stored: {text}"
+        )
+    return type(error)(text)

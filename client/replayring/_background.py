@@ -1,0 +1,145 @@
+"""A thread that keeps a call to the server going, through broken connections and forks."""
+
+from __future__ import annotations
+
+import os
+import threading
+from abc import ABC, abstractmethod
+
+import grpc
+
+from replayring._calls import Caller
+from replayring._channel import Interrupted, Stub
+from replayring._patience import BackOff, passing
+from replayring._signals import WORKERS
+from replayring_proto.errors import ClosedError, ReplayRingError, ServerUnavailableError
+from replayring_proto.status import from_status
+
+_JOIN_SECONDS = 5.0
+
+
+class Background(ABC):
+    """Makes one call after another while there is work, backing off while the server is away.
+
+    Subclasses say what the work is. They guard their state with `_lock`, add to `_progress`
+    whenever the server did something for them, and must not raise from the methods below anything
+    but gRPC's errors and replayring's.
+
+    Thread-safe. Belongs to the process that made it. Whoever made it stops it; closing the client
+    ends it too.
+    """
+
+    def __init__(self, caller: Caller, name: str) -> None:
+        self._caller = caller
+        self._name = name
+        self._process = os.getpid()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._progress = 0
+        self._trouble: ReplayRingError | None = None
+        self._ended = False
+        self._stub: Stub | None = None
+        self._thread: threading.Thread | None = None
+        caller.channel.add(self)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another process made this, which forked the present one."""
+        return os.getpid() != self._process
+
+    def check_native(self) -> None:
+        """Raises `ClosedError` in a forked copy, whose thread and locks are the parent's."""
+        if self.foreign:
+            raise ClosedError(
+                f"this {self._name} belongs to the process that forked this one; make another here"
+            )
+
+    def start(self) -> None:
+        """Starts the thread, unless that was done."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name=f"replayring {self._name}", daemon=True
+                )
+                self._thread.start()
+
+    def end(self) -> None:
+        """Has the thread end, without waiting for it."""
+        with self._lock:
+            self._ended = True
+            stub = self._stub
+            self._changed.notify_all()
+        if stub is not None:
+            WORKERS.send(stub.cancel)
+
+    def stop(self) -> None:
+        """Ends the thread and waits for that, for a bounded time."""
+        self.end()
+        if self._thread not in (None, threading.current_thread()):
+            self._thread.join(_JOIN_SECONDS)
+
+    @abstractmethod
+    def _has_work(self) -> bool:
+        """Whether a call is to be made now. `_lock` is held."""
+
+    @abstractmethod
+    def _converse(self, stub: Stub) -> None:
+        """Makes one call, from beginning to end."""
+
+    @abstractmethod
+    def _give_up(self, failure: ReplayRingError) -> None:
+        """Takes a failure that trying again will not mend. `_lock` is held."""
+
+    def _run(self) -> None:
+        try:
+            self._keep_calling()
+        finally:  # after a defect too, so that nobody waits for a thread that is gone
+            self.end()
+
+    def _keep_calling(self) -> None:
+        back_off = BackOff()
+        while self._await_work():
+            before = self._progress
+            failure = self._one_call()
+            if self._progress > before:
+                back_off.reset()
+            if failure is None:
+                continue
+            with self._lock:
+                if passing(failure):
+                    self._trouble = failure
+                    self._changed.wait_for(lambda: self._ended, back_off.delay())
+                else:
+                    self._give_up(failure)
+                    self._changed.notify_all()
+
+    def _await_work(self) -> bool:
+        with self._lock:
+            self._changed.wait_for(lambda: self._ended or self._has_work())
+            return not self._ended
+
+    def _begin(self, stub: Stub) -> None:
+        """Makes `stub` the one whose call `end` cancels."""
+        with self._lock:
+            self._stub = stub
+            if self._ended:
+                stub.cancel()
+
+    def _one_call(self) -> ReplayRingError | None:
+        """Returns why the call failed, if it did."""
+        before = self._progress
+        try:
+            with self._caller.channel.use(lasting=True) as stub:
+                self._begin(stub)
+                self._converse(stub)
+        except Interrupted:
+            return None
+        except grpc.RpcError as error:
+            return from_status(error)
+        except ReplayRingError as error:
+            return error
+        finally:
+            self._stub = None
+        if self._progress == before:
+            return ServerUnavailableError("the server ended the call without an answer")
+        return None

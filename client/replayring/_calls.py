@@ -1,0 +1,228 @@
+"""Calls: a deadline over all attempts, retries with back-off, errors that say what happened.
+
+A call is tried again only when the server is unreachable or stopping (UNAVAILABLE, or CANCELLED by
+a server that ends its calls), or when this process forked in the middle of it. Where the time runs
+out, the error tells an unreachable server from one that did not answer in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+import numpy.typing as npt
+from google.protobuf.message import Message
+
+from replayring._channel import Channel, Interrupted, Stub
+from replayring._patience import Patience, passing, seconds
+from replayring._signals import WORKERS
+from replayring_proto import limits
+from replayring_proto.errors import (
+    DeadlineError,
+    MalformedMessageError,
+    ReplayRingError,
+    ServerUnavailableError,
+)
+from replayring_proto.framing import decode_frame
+from replayring_proto.messages import parse
+from replayring_proto.pack import PackAssembler, parse_header
+from replayring_proto.status import from_status
+from replayring_proto.v1 import replay_pb2
+
+Arrays: TypeAlias = "dict[str, npt.NDArray[Any]]"
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+
+_PROBE_SECONDS = 1.0
+_HEALTH = "/grpc.health.v1.Health/Check"
+
+
+class Caller:
+    """Makes calls on a client's channel. Thread-safe; the client closes the channel.
+
+    Attributes:
+        channel: the channel.
+        timeout: seconds for a call that is given no timeout of its own.
+        max_reply_bytes: bytes of one reply's pack at most.
+    """
+
+    def __init__(self, channel: Channel, timeout: float, max_reply_bytes: int) -> None:
+        self.channel = channel
+        self.timeout = seconds(timeout)
+        self.max_reply_bytes = max_reply_bytes
+
+    def patience(self, what: str, timeout: float | None) -> Patience:
+        """Returns the patience for one call; `timeout` None means the client's own.
+
+        Raises:
+            InvalidRequestError: the timeout is no number above zero.
+        """
+        return Patience(what, self.timeout if timeout is None else seconds(timeout))
+
+    def run(
+        self,
+        patience: Patience,
+        attempt: Callable[[Stub], T],
+        explain: Callable[[], str] | None = None,
+        *,
+        lasting: bool = False,
+    ) -> T:
+        """Runs `attempt` until it succeeds, fails for good, or the time is up.
+
+        Args:
+            patience: the time.
+            attempt: makes the call with `patience.call_timeout()`; raises `grpc.RpcError`, or
+                `ServerUnavailableError` where the server ended the call too early.
+            explain: asked when the time is up and the server can be reached; returns what was
+                waited for and what to do about it.
+            lasting: the call may take long, so a fork ends it at once.
+
+        Raises:
+            ServerUnavailableError: the server could not be reached in time.
+            DeadlineError: it was reached, but did not answer in time.
+            ReplayRingError: what else the server answered.
+        """
+        self.channel.check_open()
+        return WORKERS.run(lambda: self._run(patience, attempt, explain, lasting), patience.abandon)
+
+    def _run(
+        self,
+        patience: Patience,
+        attempt: Callable[[Stub], T],
+        explain: Callable[[], str] | None,
+        lasting: bool,
+    ) -> T:
+        failure: ReplayRingError | None = None
+        while True:
+            try:
+                with self.channel.use(lasting=lasting) as stub:
+                    patience.begin(stub)
+                    return attempt(stub)
+            except Interrupted:
+                if patience.remaining() > 0:
+                    continue
+            except grpc.RpcError as error:
+                failure = from_status(error)
+                if not passing(failure):
+                    raise failure from None
+            except ServerUnavailableError as error:
+                failure = error
+            if patience.abandoned:
+                raise Interrupted  # nobody is there to hear it
+            if not patience.wait(self.channel):
+                raise self.overdue(patience, failure, explain)
+
+    def unary(self, patience: Patience, method: str, request: Message, reply: type[M]) -> M:
+        """Makes a call of one request and one reply."""
+        encoded = request.SerializeToString()
+
+        def attempt(stub: Stub) -> bytes:
+            with stub.ask(method, encoded, patience.call_timeout()) as call:
+                answer: bytes = call.result()
+            return answer
+
+        return parse(reply, self.run(patience, attempt))
+
+    def fetch(
+        self,
+        patience: Patience,
+        method: str,
+        request: Message,
+        explain: Callable[[], str] | None = None,
+    ) -> tuple[Arrays, bytes]:
+        """Makes a call of one request that is answered with one pack.
+
+        Returns:
+            The arrays, and the other fields of the reply's first message, encoded.
+        """
+        encoded = request.SerializeToString()
+
+        def attempt(stub: Stub) -> tuple[Arrays, bytes]:
+            with stub.fetch(method, encoded, patience.call_timeout()) as call:
+                return read_pack(_next(call), call, self.max_reply_bytes)
+
+        return self.run(patience, attempt, explain)
+
+    def overdue(
+        self,
+        patience: Patience,
+        failure: ReplayRingError | None,
+        explain: Callable[[], str] | None = None,
+    ) -> ReplayRingError:
+        """Returns the error for a call whose time is up, last failed with `failure`."""
+        if isinstance(failure, ServerUnavailableError) or not self.reachable():
+            return ServerUnavailableError(
+                f"{patience.what}: the server at {self.channel.address} could not be reached "
+                f"within {patience.timeout:g} s{_reason(failure)}; check that it runs and that "
+                "the address is right, or give it more time"
+            )
+        return DeadlineError(
+            f"{patience.what}: the server at {self.channel.address} gave no answer within "
+            f"{patience.timeout:g} s; {explain() if explain else 'raise timeout'}"
+        )
+
+    def reachable(self) -> bool:
+        """Whether the server answers at all, be it with an error. Takes up to a second."""
+        return WORKERS.run(self._reachable, lambda: None)
+
+    def _reachable(self) -> bool:
+        try:
+            with self.channel.use() as stub, stub.ask(_HEALTH, b"", _PROBE_SECONDS) as call:
+                call.result()
+        except Interrupted:
+            return True
+        except grpc.RpcError as error:
+            return not passing(from_status(error))
+        return True
+
+    def buffer_info(self, name: str, patience: Patience) -> replay_pb2.GetBufferResponse:
+        """Asks for a buffer's state."""
+        request = replay_pb2.GetBufferRequest(name=name)
+        return self.unary(patience, "GetBuffer", request, replay_pb2.GetBufferResponse)
+
+
+def read_pack(first: bytes, more: Iterator[bytes], max_bytes: int) -> tuple[Arrays, bytes]:
+    """Receives one pack into memory reserved up front.
+
+    Args:
+        first: the reply that begins the pack.
+        more: the call's further replies.
+        max_bytes: the largest body to make room for.
+
+    Returns:
+        Writable, aligned arrays that share that memory, and the first message's other fields.
+
+    Raises:
+        MalformedMessageError: the replies are no pack, or end within one.
+        LimitExceededError: it is larger than `max_bytes`; nothing was allocated.
+    """
+    frame = decode_frame(first)
+    if frame.header is None:
+        raise MalformedMessageError("the server's reply does not begin with a pack header")
+    rest, layout = frame.rest, parse_header(frame.header)
+    limits.check_limit(
+        layout.nbytes,
+        max_bytes,
+        "bytes of the server's reply",
+        "ask for less, or raise max_reply_bytes of connect()",
+    )
+    assembler = PackAssembler(layout)
+    assembler.add(frame.data)
+    while not assembler.complete:
+        frame = decode_frame(_next(more))
+        if frame.header is not None:
+            raise MalformedMessageError("the server's reply begins a pack within another")
+        assembler.add(frame.data)
+    return assembler.pack.arrays, rest
+
+
+def _next(messages: Iterator[bytes]) -> bytes:
+    message = next(messages, None)
+    if message is None:
+        raise MalformedMessageError("the server's reply ended before its pack was complete")
+    return message
+
+
+def _reason(failure: ReplayRingError | None) -> str:
+    return f" ({failure})" if failure is not None else ""

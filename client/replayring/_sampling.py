@@ -1,0 +1,247 @@
+"""Sampling: one batch, or a stream of them that keeps some on their way."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from dataclasses import dataclass
+from types import TracebackType
+
+from replayring._background import Background
+from replayring._calls import Arrays, Caller, read_pack
+from replayring._channel import Stub
+from replayring._patience import LASTING_SECONDS, Patience
+from replayring_proto.errors import ClosedError, InvalidRequestError, ReplayRingError
+from replayring_proto.messages import parse, view_to_message
+from replayring_proto.query import SampleQuery
+from replayring_proto.spec import BufferSpec
+from replayring_proto.v1 import replay_pb2
+
+__all__ = ["SampleStream"]
+
+_METHOD = "SampleBatch"
+_ONE_MORE = replay_pb2.SampleBatchRequest(batches=1).SerializeToString()
+_EXPLAIN_SECONDS = 1.0
+
+# An odd number near 2^64 / phi: successive multiples spread over all of 64 bits.
+_SPREAD = 0x9E3779B97F4A7C15
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What to sample, checked.
+
+    Attributes:
+        buffer: the buffer's name.
+        query: batch size, view and dropped frames.
+        min_frames: live frames to wait for.
+        seed: start of the random stream, for tests; None for fresh entropy.
+
+    Raises:
+        InvalidRequestError: a number is out of its range.
+    """
+
+    buffer: str
+    query: SampleQuery
+    min_frames: int = 1
+    seed: int | None = None
+
+    def check(self, spec: BufferSpec) -> None:
+        """Checks all of it against the buffer's spec.
+
+        Raises:
+            InvalidRequestError: a number is out of its range, or the query not valid.
+        """
+        self.query.check(spec)
+        check_range(self.query.batch_size, "batch_size", 1, (1 << 32) - 1)
+        check_range(self.query.drop_n_last_frames, "drop_n_last_frames", 0, (1 << 63) - 1)
+        check_range(self.min_frames, "min_frames", 0, spec.capacity)
+        if self.seed is not None:
+            check_range(self.seed, "seed", 0, (1 << 64) - 1)
+
+    def request(self, batches: int = 1, received: int = 0) -> replay_pb2.SampleBatchRequest:
+        """Returns the first request of a call.
+
+        Args:
+            batches: batches wanted.
+            received: batches that earlier calls gave. A seed is changed by it, so that a stream
+                that is resumed does not repeat itself.
+        """
+        seed = None if self.seed is None else (self.seed + received * _SPREAD) % (1 << 64)
+        return replay_pb2.SampleBatchRequest(
+            spec=replay_pb2.SampleSpec(
+                buffer=self.buffer,
+                batch_size=self.query.batch_size,
+                view=view_to_message(self.query.view),
+                drop_n_last_frames=self.query.drop_n_last_frames,
+                min_frames=self.min_frames,
+                seed=seed,
+            ),
+            batches=batches,
+        )
+
+    def explain(self, caller: Caller) -> str:
+        """Says what the buffer holds and what is waited for."""
+        try:
+            patience = caller.patience(f"looking at {self.buffer!r}", _EXPLAIN_SECONDS)
+            info = caller.buffer_info(self.buffer, patience).buffer
+        except ReplayRingError:
+            held = "an unknown number of"
+        else:
+            held = f"{info.next_index - info.oldest_index:,}"
+        return (
+            f"buffer {self.buffer!r} holds {held} frames, and a batch of "
+            f"{self.query.batch_size:,} waits for {max(self.min_frames, 1):,} (min_frames), with "
+            f"an episode longer than drop_n_last_frames={self.query.drop_n_last_frames}: add "
+            "episodes, ask for fewer, or raise timeout"
+        )
+
+
+def sample(caller: Caller, sampling: Sampling, timeout: float | None) -> Arrays:
+    """Returns one batch."""
+    patience = caller.patience(f"sampling from {sampling.buffer!r}", timeout)
+    arrays, _ = caller.fetch(
+        patience, _METHOD, sampling.request(), lambda: sampling.explain(caller)
+    )
+    return arrays
+
+
+class SampleStream(Background):
+    """Batches, fetched ahead; made by `Buffer.sample_stream`. An endless iterator.
+
+    One call to the server carries all batches, of which `in_flight` are always wanted, on their way
+    or waiting here. Where the server goes away the stream goes on when it is back, with other
+    batches than those that were lost; a seeded one then continues with another seed.
+
+    Thread-safe: several threads may take batches, and any may close it. Belongs to the process that
+    made it; whoever made it closes it, best with `with`. Closing the client closes it too.
+    """
+
+    def __init__(
+        self, caller: Caller, sampling: Sampling, in_flight: int, timeout: float | None
+    ) -> None:
+        """Starts fetching.
+
+        Args:
+            caller: makes the calls.
+            sampling: what to sample, checked.
+            in_flight: batches wanted ahead, at least 1.
+            timeout: seconds that `next` waits for a batch; None for the client's own.
+        """
+        check_range(in_flight, "in_flight", 1, (1 << 31) - 1)
+        self._patience(caller, sampling, timeout)  # refuses a timeout that is none
+        super().__init__(caller, "sample stream")
+        self._sampling = sampling
+        self._in_flight = in_flight
+        self._timeout = timeout
+        self._ready: deque[tuple[Arrays, int]] = deque()
+        self._next_index: int | None = None
+        self._requests: queue.SimpleQueue[bytes | None] | None = None
+        self._failure: ReplayRingError | None = None
+        self.start()
+
+    def __enter__(self) -> SampleStream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> SampleStream:
+        return self
+
+    def __next__(self) -> Arrays:
+        """Returns the next batch: writable arrays with the batch as first axis.
+
+        Raises:
+            DeadlineError: none came in time, though the server can be reached; the message says
+                what is waited for. The stream goes on: try again.
+            ServerUnavailableError: none came in time, since the server cannot be reached. The
+                stream goes on.
+            ClosedError: this stream or its client was closed, here or meanwhile.
+            ReplayRingError: what else the server answered. The stream is at its end.
+        """
+        self.check_native()
+        patience = self._patience(self._caller, self._sampling, self._timeout)
+        with self._lock:
+            seconds = min(patience.remaining(), threading.TIMEOUT_MAX)
+            self._changed.wait_for(lambda: self._ready or self._failure or self._ended, seconds)
+            if self._failure is None and self._ended:
+                raise ClosedError("this sample stream was closed; make another")
+            if self._ready:
+                return self._take()
+            if self._failure is not None:
+                raise type(self._failure)(str(self._failure))
+            trouble = self._trouble
+        raise self._caller.overdue(patience, trouble, lambda: self._sampling.explain(self._caller))
+
+    @property
+    def next_index(self) -> int | None:
+        """How fresh the last batch returned is: frames ever added when it was drawn."""
+        return self._next_index
+
+    def close(self) -> None:
+        """Ends the call and the fetching; waiting threads get `ClosedError`.
+
+        Callable from any thread. Calling it again does nothing.
+        """
+        if self.foreign:
+            return
+        with self._lock:
+            self._failure = None
+            self._ready.clear()
+        self.stop()
+
+    @staticmethod
+    def _patience(caller: Caller, sampling: Sampling, timeout: float | None) -> Patience:
+        return caller.patience(f"sampling from {sampling.buffer!r}", timeout)
+
+    def _take(self) -> Arrays:
+        arrays, self._next_index = self._ready.popleft()
+        if self._requests is not None:
+            self._requests.put(_ONE_MORE)
+        else:
+            self._changed.notify_all()
+        return arrays
+
+    def _has_work(self) -> bool:
+        return self._failure is None and len(self._ready) < self._in_flight
+
+    def _converse(self, stub: Stub) -> None:
+        requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        with self._lock:
+            wanted = self._in_flight - len(self._ready)
+            first = self._sampling.request(wanted, self._progress)
+            requests.put(first.SerializeToString())
+            self._requests = requests
+        try:
+            with stub.converse(_METHOD, iter(requests.get, None), LASTING_SECONDS) as call:
+                for message in call:
+                    self._deliver(*read_pack(message, call, self._caller.max_reply_bytes))
+        finally:
+            self._requests = None
+            requests.put(None)
+
+    def _deliver(self, arrays: Arrays, rest: bytes) -> None:
+        reply = parse(replay_pb2.SampleBatchResponse, rest)
+        with self._lock:
+            self._ready.append((arrays, reply.next_index))
+            self._progress += 1
+            self._trouble = None
+            self._changed.notify_all()
+
+    def _give_up(self, failure: ReplayRingError) -> None:
+        if not self._ended:
+            self._failure = failure
+            self._ended = True
+
+
+def check_range(value: int, what: str, low: int, high: int) -> None:
+    """Raises `InvalidRequestError` unless `low <= value <= high`."""
+    if not low <= value <= high:
+        raise InvalidRequestError(f"{what} is {value:,}; it must be from {low:,} to {high:,}")

@@ -1,0 +1,243 @@
+"""Sampled batches as a torch iterable dataset.
+
+Prefetching is the sample stream's business: it keeps requests in flight, and a thread of its own
+takes replies off the network while the learner computes. What is left here is to make tensors of
+them, to share the work between DataLoader workers, and to end streams: an iterator that nobody
+holds any longer closes its stream, so a `break` out of a loop leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from replayring.collation import Item, to_tensors
+from replayring.dataset import copied_offsets
+from replayring_proto.errors import ClosedError, InvalidRequestError
+from replayring_proto.query import SampleQuery, View
+
+if TYPE_CHECKING:
+    from replayring.buffer import Buffer
+
+__all__ = ["BatchDataset", "BatchIterator"]
+
+
+class BatchDataset(IterableDataset[Item]):
+    """Uniformly sampled batches, ready for training: dicts of tensors with the batch as first axis.
+
+    Iterate it directly, or let workers do so:
+
+        with BatchDataset(buffer, 256, drop_n_last_frames=1) as batches:
+            for batch in batches: ...
+
+        loader = DataLoader(batches, batch_size=None, num_workers=2)
+
+    Each iteration opens a stream in the process that runs it; several may run at once, and
+    every worker samples by itself. A batch waits while the buffer has too few frames.
+
+    Picklable; open iterations stay behind. Thread-safe. `close`, or `with`, ends all iterations.
+
+    Attributes:
+        buffer: the buffer sampled from.
+        batch_size: frames per batch.
+        num_batches: batches per iteration, or None for no end.
+    """
+
+    def __init__(
+        self,
+        buffer: Buffer,
+        batch_size: int,
+        *,
+        delta_timestamps: Mapping[str, Sequence[float]] | None = None,
+        delta_indices: Mapping[str, Sequence[int]] | None = None,
+        drop_n_last_frames: int = 0,
+        keys: Sequence[str] | None = None,
+        tolerance_s: float | None = None,
+        min_frames: int = 1,
+        in_flight: int = 4,
+        pin_memory: bool = False,
+        num_batches: int | None = None,
+        seed: int | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Describes what to sample; nothing is sampled yet.
+
+        Args:
+            buffer: an existing buffer.
+            batch_size: frames per batch, drawn uniformly with replacement.
+            delta_timestamps: windows in seconds: for each key the offsets.
+            delta_indices: windows in frames: for each key the offsets.
+            drop_n_last_frames: frames at the end of each episode that are not drawn.
+            keys: columns wanted besides the presets and the windowed ones; None for all.
+            tolerance_s: for windows in seconds; None for the buffer's own.
+            min_frames: wait until the buffer holds this many frames.
+            in_flight: batches that each iteration has on their way or ready. More hide more delay;
+                fewer are fresher.
+            pin_memory: copy batches to page-locked memory, so that they reach a GPU faster and
+                asynchronously. Without CUDA there is a warning and nothing else, as in torch's
+                DataLoader. Ignored in workers, which must not touch CUDA: there, use
+                `DataLoader(..., pin_memory=True)`.
+            num_batches: batches per iteration, which workers share among them; None for no end.
+            seed: begins each iteration with the same random stream, each worker with its own; for
+                tests. None for fresh randomness.
+            timeout: seconds to wait for a batch, `math.inf` included; None for the client's own.
+
+        Raises:
+            ValueError: an unknown key, or a number that is out of its range.
+        """
+        # Copies, so that what the caller does to his own later changes nothing here.
+        self._view: dict[str, Any] = {
+            "delta_timestamps": copied_offsets(delta_timestamps, "delta_timestamps"),
+            "delta_indices": copied_offsets(delta_indices, "delta_indices"),
+            "keys": list(keys) if keys is not None and not isinstance(keys, str) else keys,
+            "tolerance_s": tolerance_s,
+        }
+        self._drop_n_last_frames = operator.index(drop_n_last_frames)
+        self.batch_size = operator.index(batch_size)
+        view = View.of(**self._view)
+        SampleQuery(self.batch_size, view, self._drop_n_last_frames).check(buffer.spec)
+        self._min_frames = _checked(min_frames, "min_frames", 1, buffer.spec.capacity)
+        self._in_flight = _checked(in_flight, "in_flight", 1)
+        self.num_batches = None if num_batches is None else _checked(num_batches, "num_batches", 1)
+        self._seed = None if seed is None else _checked(seed, "seed", 0, (1 << 64) - 1)
+        if timeout is not None and not timeout > 0:
+            raise InvalidRequestError(f"timeout is {timeout}; it must be seconds above zero")
+        if pin_memory and not torch.cuda.is_available():
+            warnings.warn("pin_memory=True has no effect: torch finds no CUDA device", stacklevel=2)
+        self._pin_memory = pin_memory
+        self._timeout = timeout
+        self.buffer = buffer
+        self._closed = False
+        self._iterators: weakref.WeakSet[BatchIterator] = weakref.WeakSet()
+
+    def __iter__(self) -> BatchIterator:
+        """Opens a stream of batches.
+
+        Raises:
+            ClosedError: this dataset, or its client, was closed.
+        """
+        if self._closed:
+            raise ClosedError("this BatchDataset was closed; make a new one")
+        stream = self.buffer.sample_stream(
+            self.batch_size,
+            in_flight=self._in_flight,
+            drop_n_last_frames=self._drop_n_last_frames,
+            min_frames=self._min_frames,
+            seed=self._worker_seed(),
+            timeout=self._timeout,
+            **self._view,
+        )
+        iterator = BatchIterator(stream, self._worker_batches(), pin_memory=self._pins())
+        self._iterators.add(iterator)
+        return iterator
+
+    def __len__(self) -> int:
+        """Batches per iteration.
+
+        Raises:
+            TypeError: there is no end.
+        """
+        if self.num_batches is None:
+            raise TypeError("this BatchDataset has no end; give num_batches for a length")
+        return self.num_batches
+
+    def __enter__(self) -> BatchDataset:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all iterations of this process, also those that wait. Again, does nothing."""
+        self._closed = True
+        for iterator in list(self._iterators):
+            iterator.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_iterators"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _iterators=weakref.WeakSet())
+
+    def _pins(self) -> bool:
+        return self._pin_memory and get_worker_info() is None and torch.cuda.is_available()
+
+    def _worker_seed(self) -> int | None:
+        worker = get_worker_info()
+        if self._seed is None or worker is None:
+            return self._seed
+        return int(np.random.SeedSequence([self._seed, worker.id]).generate_state(1, np.uint64)[0])
+
+    def _worker_batches(self) -> int | None:
+        """This worker's part of `num_batches`, so that all of them together give that many."""
+        worker = get_worker_info()
+        if self.num_batches is None or worker is None:
+            return self.num_batches
+        return len(range(worker.id, self.num_batches, worker.num_workers))
+
+
+class BatchIterator(Iterator[Item]):
+    """One iteration over sampled batches. Not to be made directly: iterate a `BatchDataset`.
+
+    Closed by its last batch, by `close`, by closing its dataset, or by being let go. `close` may
+    come from any thread; several threads may take batches where there is no `num_batches`.
+    """
+
+    def __init__(self, stream: Any, num_batches: int | None, *, pin_memory: bool) -> None:
+        """Takes over a stream.
+
+        Args:
+            stream: what `Buffer.sample_stream` returned.
+            num_batches: batches to hand out; None for no end.
+            pin_memory: whether to copy them to page-locked memory.
+        """
+        self._stream = stream
+        self._remaining = num_batches
+        self._pin_memory = pin_memory
+        # The stream's thread keeps the stream alive; this object's end has to end both. Unlike
+        # __del__, a finalizer also runs for what is still alive when the interpreter exits.
+        self._close = weakref.finalize(self, stream.close)
+
+    def __next__(self) -> Item:
+        """Returns the next batch, waiting for it if need be.
+
+        Raises:
+            StopIteration: there are no more, or this iterator was closed.
+            DeadlineError: none came in time. The stream goes on: try again.
+            ReplayRingError: what went wrong at the stream.
+        """
+        if self._remaining == 0:
+            self.close()
+        if not self._close.alive:
+            raise StopIteration
+        try:
+            arrays = next(self._stream)
+        except ClosedError:
+            if not self._close.alive:  # closed while this waited; otherwise the client was closed
+                raise StopIteration from None
+            raise
+        if self._remaining is not None:
+            self._remaining -= 1
+        tensors = to_tensors(arrays)
+        if self._pin_memory:
+            return {key: tensor.pin_memory() for key, tensor in tensors.items()}
+        return tensors
+
+    def close(self) -> None:
+        """Ends the stream and with it the iteration. Again, does nothing."""
+        self._close()
+
+
+def _checked(value: int, name: str, minimum: int, maximum: int | None = None) -> int:
+    number = operator.index(value)
+    if number < minimum or (maximum is not None and number > maximum):
+        allowed = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum:,}"
+        raise InvalidRequestError(f"{name} is {number:,}; it must be {allowed}")
+    return number

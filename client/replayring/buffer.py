@@ -1,0 +1,330 @@
+"""A buffer on a server: adding to it, sampling and reading from it."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from replayring._adding import Acknowledgement, Adder
+from replayring._calls import Arrays
+from replayring._sampling import SampleStream, Sampling, sample
+from replayring.writer import DEFAULT_IN_FLIGHT_BYTES, Writer
+from replayring_proto.episode import check_episode, split_episodes
+from replayring_proto.errors import FrameNotFoundError, InvalidRequestError, InvalidSpecError
+from replayring_proto.messages import BufferInfo, info_from_message, view_to_message
+from replayring_proto.query import Offsets, SampleQuery, View
+from replayring_proto.spec import BufferSpec
+from replayring_proto.v1 import replay_pb2
+
+if TYPE_CHECKING:
+    from replayring.client import Client
+
+__all__ = ["Buffer"]
+
+Indices = Sequence[int] | npt.NDArray[np.integer[Any]]
+
+_INT64 = np.iinfo(np.int64)
+
+
+class Buffer:
+    """A handle on one buffer of a server; made by `Client.create_buffer` and `Client.buffer`.
+
+    Thread-safe, picklable, and usable on both sides of a fork. It holds nothing that needs closing;
+    the client does. Threads that add episodes through one handle take turns.
+
+    Arrays that come back are writable, aligned and the caller's own; those of one call share their
+    memory, so keeping one keeps all.
+
+    Attributes:
+        client: the client whose channel it uses.
+        name: the buffer's name.
+        spec: its columns, capacity and fps.
+    """
+
+    def __init__(self, client: Client, name: str, spec: BufferSpec) -> None:
+        self.client = client
+        self.name = name
+        self.spec = spec
+        self._caller = client._caller
+        self._adder: Adder | None = None
+
+    def __repr__(self) -> str:
+        return f"<Buffer {self.name!r} at {self.client.address}>"
+
+    def __reduce__(self) -> tuple[type[Buffer], tuple[Client, str, BufferSpec]]:
+        return Buffer, (self.client, self.name, self.spec)
+
+    def info(self, *, timeout: float | None = None) -> BufferInfo:
+        """Returns counts, spec and where the ring stands, as of now.
+
+        Raises:
+            NotFoundError: the buffer was deleted.
+        """
+        patience = self._caller.patience(f"asking for {self.name!r}", timeout)
+        return info_from_message(self._caller.buffer_info(self.name, patience).buffer)
+
+    def delete(self, *, timeout: float | None = None) -> None:
+        """Deletes the buffer and its files.
+
+        Raises:
+            NotFoundError: there is none any more.
+        """
+        self.client.delete_buffer(self.name, timeout=timeout)
+
+    # Adding
+
+    def add_episode(
+        self, data: Mapping[str, Any], *, timeout: float | None = None
+    ) -> Acknowledgement:
+        """Adds one episode; returns when it is stored.
+
+        Args:
+            data: an array, tensor or nested sequence of shape (T, *column shape) for every declared
+                column. `timestamp` (T, float64 seconds) and `frame_index` may be added.
+            timeout: seconds for all of it, retries included; None for the client's own.
+
+        Raises:
+            InvalidEpisodeError: it does not fit the spec; nothing was sent.
+            ServerUnavailableError, DeadlineError: it was not acknowledged in time, and may or may
+                not have been stored. A `writer` goes on where this gives up.
+        """
+        return self.add_episodes([data], timeout=timeout)[0]
+
+    def add_episodes(
+        self, episodes: Iterable[Mapping[str, Any]], *, timeout: float | None = None
+    ) -> list[Acknowledgement]:
+        """Adds episodes in order, pipelined in one call; returns when all are stored.
+
+        Args:
+            episodes: as for `add_episode`. All are checked before anything is sent.
+            timeout: seconds for all of it, retries included; None for the client's own.
+
+        Raises:
+            ReplayRingError: as for `add_episode`. Its attribute `acknowledged` lists the
+                acknowledgements of the episodes that were stored all the same.
+        """
+        return self._add([check_episode(self.spec, episode) for episode in episodes], timeout)
+
+    def add_data(
+        self, data: Mapping[str, Any], *, timeout: float | None = None
+    ) -> list[Acknowledgement]:
+        """Adds whole episodes that follow each other in flat columns.
+
+        Args:
+            data: an array or tensor per column, preset ones included; `index` counts from 0 and
+                `episode_index` starts at 0, and the buffer continues both. Other keys are ignored.
+            timeout: seconds for all of it, retries included; None for the client's own.
+
+        Raises:
+            ReplayRingError: as for `add_episodes`.
+        """
+        return self._add(list(split_episodes(self.spec, data)), timeout)
+
+    def writer(
+        self, *, writer_id: str | None = None, max_in_flight_bytes: int = DEFAULT_IN_FLIGHT_BYTES
+    ) -> Writer:
+        """Returns a writer, which adds episodes step by step, in the background.
+
+        Args:
+            writer_id: identity under which sequences 1, 2, 3, ... are remembered, so that a program
+                that is run again with the same identity and the same episodes stores them once;
+                one that writes others needs a new identity. None makes one.
+            max_in_flight_bytes: what may wait to be acknowledged before `end_episode` waits.
+        """
+        return Writer(
+            self._caller,
+            self.name,
+            self.spec,
+            writer_id=writer_id,
+            max_in_flight_bytes=max_in_flight_bytes,
+        )
+
+    # Sampling
+
+    def sample(
+        self,
+        batch_size: int,
+        *,
+        delta_timestamps: Offsets | None = None,
+        delta_indices: Mapping[str, Sequence[int]] | None = None,
+        drop_n_last_frames: int = 0,
+        keys: Iterable[str] | None = None,
+        tolerance_s: float | None = None,
+        min_frames: int = 1,
+        seed: int | None = None,
+        timeout: float | None = None,
+    ) -> Arrays:
+        """Returns frames drawn uniformly, with replacement, from all eligible ones.
+
+        Waits while the buffer holds fewer than `min_frames` frames, or none that is eligible.
+
+        Args:
+            batch_size: frames to draw.
+            delta_timestamps: windows in seconds: for each key the offsets.
+            delta_indices: windows in frames: for each key the offsets.
+            drop_n_last_frames: frames at the end of each episode that are not drawn.
+            keys: columns wanted besides the preset and the windowed ones; None for all.
+            tolerance_s: how far off a frame of a window in seconds may be; None for the spec's own.
+            min_frames: frames to wait for.
+            seed: start of the random stream, for tests.
+            timeout: seconds to wait, retries included; None for the client's own.
+
+        Returns:
+            For each column an array of shape (batch_size, *column shape). A windowed one has shape
+            (batch_size, offsets, *column shape) and comes with a bool `<key>_is_pad` of shape
+            (batch_size, offsets).
+
+        Raises:
+            InvalidRequestError: an argument does not fit the spec; nothing was sent.
+            ToleranceError: a window in seconds has no frame within tolerance inside the episode.
+            DeadlineError: there was too little to sample from in all that time.
+            ServerUnavailableError: the server could not be reached in all that time.
+        """
+        view = View.of(keys, delta_timestamps, delta_indices, tolerance_s)
+        sampling = self._sampling(batch_size, view, drop_n_last_frames, min_frames, seed)
+        return sample(self._caller, sampling, timeout)
+
+    def sample_stream(
+        self,
+        batch_size: int,
+        *,
+        in_flight: int = 4,
+        delta_timestamps: Offsets | None = None,
+        delta_indices: Mapping[str, Sequence[int]] | None = None,
+        drop_n_last_frames: int = 0,
+        keys: Iterable[str] | None = None,
+        tolerance_s: float | None = None,
+        min_frames: int = 1,
+        seed: int | None = None,
+        timeout: float | None = None,
+    ) -> SampleStream:
+        """Returns an endless iterator of batches as `sample` gives them, fetched ahead.
+
+        Args:
+            batch_size: as for `sample`, like all that is not named here.
+            in_flight: batches wanted ahead. More hide more delay; fewer are fresher.
+            delta_timestamps: as for `sample`.
+            delta_indices: as for `sample`.
+            drop_n_last_frames: as for `sample`.
+            keys: as for `sample`.
+            tolerance_s: as for `sample`.
+            min_frames: as for `sample`.
+            seed: as for `sample`.
+            timeout: seconds to wait for each batch; None for the client's own.
+
+        Raises:
+            InvalidRequestError: an argument does not fit the spec; nothing was sent.
+        """
+        view = View.of(keys, delta_timestamps, delta_indices, tolerance_s)
+        sampling = self._sampling(batch_size, view, drop_n_last_frames, min_frames, seed)
+        return SampleStream(self._caller, sampling, operator.index(in_flight), timeout)
+
+    # Reading
+
+    def get(
+        self,
+        positions: Indices | None = None,
+        *,
+        indices: Indices | None = None,
+        delta_timestamps: Offsets | None = None,
+        delta_indices: Mapping[str, Sequence[int]] | None = None,
+        keys: Iterable[str] | None = None,
+        tolerance_s: float | None = None,
+        timeout: float | None = None,
+    ) -> Arrays:
+        """Returns the frames at some positions, or with some values of `index`.
+
+        Args:
+            positions: numbers of live frames in order of `index % capacity`; negative ones count
+                from the end.
+            indices: values of the column `index`, instead.
+            delta_timestamps: as for `sample`, like the rest.
+            delta_indices: as for `sample`.
+            keys: as for `sample`.
+            tolerance_s: as for `sample`.
+            timeout: seconds, retries included; None for the client's own.
+
+        Returns:
+            Arrays as `sample` returns them, in the order asked for.
+
+        Raises:
+            FrameNotFoundError: a position is outside [-n, n) of the n live frames, or an `index` is
+                not yet or no longer alive.
+            ToleranceError: as for `sample`.
+            InvalidRequestError: an argument does not fit the spec; nothing was sent.
+        """
+        view = View.of(keys, delta_timestamps, delta_indices, tolerance_s)
+        view.check(self.spec)
+        if (positions is None) == (indices is None):
+            raise InvalidRequestError("give either positions or indices, and not both")
+        request = replay_pb2.GetItemRequest(
+            buffer=self.name,
+            positions=[] if positions is None else _whole(positions, "positions"),
+            indices=[] if indices is None else _natural(indices),
+            view=view_to_message(view),
+        )
+        patience = self._caller.patience(f"getting from {self.name!r}", timeout)
+        return self._caller.fetch(patience, "GetItem", request)[0]
+
+    def read_columns(self, keys: Iterable[str], *, timeout: float | None = None) -> Arrays:
+        """Returns whole columns: all live frames in order of position, the same for all keys.
+
+        Args:
+            keys: columns, preset ones included; at least one.
+            timeout: seconds, retries included; None for the client's own.
+
+        Raises:
+            InvalidSpecError: there is no such column.
+            OvertakenError: writers overwrote what was being read; try again.
+            LimitExceededError: they are larger than a reply may be.
+        """
+        if isinstance(keys, str):
+            raise InvalidSpecError(f"keys must be a list of column names, received {keys!r}")
+        names = [self.spec.column(key).name for key in keys]
+        if not names:
+            raise InvalidSpecError("keys must name at least one column, received none")
+        request = replay_pb2.ReadColumnRequest(buffer=self.name, keys=names)
+        patience = self._caller.patience(f"reading columns of {self.name!r}", timeout)
+        return self._caller.fetch(patience, "ReadColumn", request)[0]
+
+    def _add(self, episodes: Sequence[Arrays], timeout: float | None) -> list[Acknowledgement]:
+        adder = self._adder
+        if adder is None or adder.process != os.getpid():
+            # A fork copied the parent's identity and sequence, which are its own.
+            adder = self._adder = Adder(self._caller, self.name)
+        return adder.add(episodes, timeout)
+
+    def _sampling(
+        self, batch_size: int, view: View, drop: int, min_frames: int, seed: int | None
+    ) -> Sampling:
+        query = SampleQuery(operator.index(batch_size), view, operator.index(drop))
+        seed = None if seed is None else operator.index(seed)
+        sampling = Sampling(self.name, query, operator.index(min_frames), seed)
+        sampling.check(self.spec)
+        return sampling
+
+
+def _whole(values: Indices, what: str) -> list[int]:
+    """Returns integers that fit 64 bits, at least one."""
+    array = np.asarray(values)
+    if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
+        raise InvalidRequestError(
+            f"{what} must be a sequence of at least one integer, received an array of shape "
+            f"{array.shape} and dtype {array.dtype}"
+        )
+    numbers: list[int] = array.tolist()
+    if max(numbers) > _INT64.max:
+        raise FrameNotFoundError(f"there is no frame {max(numbers)}: no buffer is that large")
+    return numbers
+
+
+def _natural(values: Indices) -> list[int]:
+    numbers = _whole(values, "indices")
+    if min(numbers) < 0:
+        raise FrameNotFoundError(f"there is no frame with `index` {min(numbers)}: they start at 0")
+    return numbers

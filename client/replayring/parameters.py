@@ -1,0 +1,91 @@
+"""Parameters: the way back from a learner to its actors, such as a policy's newest weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from replayring._calls import Arrays, Caller, read_pack
+from replayring._channel import Stub
+from replayring._patience import LASTING_SECONDS, Patience
+from replayring_proto.episode import as_array
+from replayring_proto.errors import (
+    InvalidRequestError,
+    MalformedMessageError,
+    ServerUnavailableError,
+)
+from replayring_proto.framing import encode_pack
+from replayring_proto.messages import parse
+from replayring_proto.pack import Pack
+from replayring_proto.v1 import replay_pb2
+
+__all__ = ["Parameters"]
+
+
+class Parameters(NamedTuple):
+    """One version of published tensors.
+
+    Attributes:
+        version: grows with each publication under the name; the first is 1.
+        tensors: writable arrays by name, which share their memory.
+    """
+
+    version: int
+    tensors: Arrays
+
+
+def publish(caller: Caller, name: str, tensors: Mapping[str, Any], timeout: float | None) -> int:
+    """Publishes tensors under a checked name; returns their version."""
+    pack = Pack.of({key: _array(key, value) for key, value in tensors.items()})
+    fields = replay_pb2.PublishParametersRequest(name=name).SerializeToString()
+    patience = caller.patience(f"publishing {name!r}", timeout)
+
+    def attempt(stub: Stub) -> bytes:
+        requests = encode_pack(pack, fields)
+        with stub.upload("PublishParameters", requests, patience.call_timeout()) as call:
+            answer: bytes = call.result()
+        return answer
+
+    return parse(replay_pb2.PublishParametersResponse, caller.run(patience, attempt)).version
+
+
+def newest(caller: Caller, name: str, after: int, patience: Patience, *, wait: bool) -> Parameters:
+    """Returns the newest version above `after`; with `wait`, once there is one."""
+    request = replay_pb2.WatchParametersRequest(name=name, after_version=after, follow=wait)
+    encoded = request.SerializeToString()
+
+    def attempt(stub: Stub) -> Parameters:
+        seconds = min(patience.call_timeout(), LASTING_SECONDS)
+        with stub.fetch("WatchParameters", encoded, seconds) as call:
+            first = next(call, None)
+            if first is None:
+                raise ServerUnavailableError("the server ended the call without an answer")
+            tensors, rest = read_pack(first, call, caller.max_reply_bytes)
+        version = parse(replay_pb2.WatchParametersResponse, rest).version
+        if version <= after:
+            raise MalformedMessageError(f"the server sent version {version}, not above {after}")
+        return Parameters(version, tensors)
+
+    explain = f"nobody published a version of {name!r} above {after}; publish one, or wait longer"
+    return caller.run(patience, attempt, lambda: explain, lasting=wait)
+
+
+def watch(caller: Caller, name: str, after: int, timeout: float) -> Iterator[Parameters]:
+    """Yields the newest version, then again whenever there is a newer one.
+
+    Each version is asked for when the caller wants it. So a slow caller never gets one that has
+    waited for it, and between two of them there is no call that would have to be closed, fed, or
+    kept through a fork.
+    """
+    while True:
+        patience = caller.patience(f"watching {name!r}", timeout)
+        parameters = newest(caller, name, after, patience, wait=True)
+        after = parameters.version
+        yield parameters
+
+
+def _array(name: str, value: Any) -> Any:
+    try:
+        return as_array(value)
+    except (TypeError, ValueError) as error:  # bfloat16 tensors, ragged sequences
+        raise InvalidRequestError(f"{name!r} cannot be sent: {error}; convert it first") from None
