@@ -1,0 +1,1 @@
+"""Everything that replayring promises, as tests: one folder per part; see README.md beside this."""

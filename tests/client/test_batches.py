@@ -1,0 +1,516 @@
+"""BatchDataset: sampled batches as an iterable dataset, alone and in a DataLoader."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from replayring.batches import BatchDataset
+from replayring_proto.errors import ClosedError, DeadlineError, InvalidRequestError
+from tests.client.torch_buffers import (
+    DATA_SPEC,
+    MakeBuffer,
+    make_naive,
+    rollout,
+)
+from tests.naive import NaiveBuffer
+
+pytest_plugins = ["tests.client.torch_fixtures"]
+
+COLUMNS = {*DATA_SPEC, "index", "episode_index", "frame_index", "timestamp"}
+
+
+@pytest.fixture(autouse=True)
+def no_threads_stay() -> Iterator[None]:
+    """Fails a test that leaves a thread of ours behind."""
+
+    def ours() -> set[threading.Thread]:
+        threads = threading.enumerate()
+        return {thread for thread in threads if thread.name.startswith("replayring")}
+
+    before = ours()
+    yield
+    gc.collect()
+    left = ours() - before
+    for thread in left:
+        thread.join(5)  # it may be on its way out
+    assert not [thread for thread in left if thread.is_alive()]
+
+
+def filled(make: MakeBuffer, *lengths: int, **options: Any) -> Any:
+    buffer = make(**options)
+    buffer.add_data(rollout(*lengths))
+    return buffer
+
+
+def test_batches_are_collated_tensors(make_buffer: MakeBuffer) -> None:
+    buffer = filled(make_buffer, 5, 6)
+    with BatchDataset(buffer, 32) as batches:
+        iterator = iter(batches)
+        for batch in (next(iterator), next(iterator)):
+            assert type(batch) is dict
+            assert batch.keys() == COLUMNS
+            assert all(type(value) is torch.Tensor for value in batch.values())
+            assert batch["state"].shape == (32, 2, 3)
+            assert batch["action"].shape == batch["index"].shape == (32,)
+            assert batch["state"].dtype == torch.float32
+            assert batch["action"].equal(-batch["index"].double())
+            assert batch["state"][:, 0, 0].equal(batch["index"].float())
+
+
+def test_all_eligible_frames_are_drawn_evenly(make_buffer: MakeBuffer) -> None:
+    buffer = filled(make_buffer, 7, 4, 1, 5, capacity=12)  # frames 5..16; episodes 5-6, 7-10, ...
+    with BatchDataset(buffer, 300, drop_n_last_frames=1, num_batches=40, seed=3) as batches:
+        drawn = torch.cat([batch["index"] for batch in batches])
+    counts = np.bincount(drawn.numpy(), minlength=17)
+    eligible = [5, 7, 8, 9, 12, 13, 14, 15]
+    assert np.flatnonzero(counts).tolist() == eligible
+    # 12000 draws of 8: a standard deviation of 36.
+    assert np.abs(counts[eligible] - 1500).max() < 200
+
+
+def test_windows_keys_and_tolerance(make_buffer: MakeBuffer) -> None:
+    buffer = filled(make_buffer, 6)
+    with BatchDataset(
+        buffer,
+        16,
+        delta_timestamps={"action": [0.0, 0.16]},
+        delta_indices={"index": [0, 1]},
+        drop_n_last_frames=1,
+        keys=["action"],
+        tolerance_s=0.08,
+        num_batches=3,
+    ) as batches:
+        for batch in batches:
+            presets = {"index", "episode_index", "frame_index", "timestamp"}
+            assert batch.keys() == {"action", "action_is_pad", "index_is_pad", *presets}
+            assert batch["index"].shape == batch["action"].shape == (16, 2)
+            assert batch["index"].diff().tolist() == [[1]] * 16
+            assert not batch["index_is_pad"].any()
+            is_last = batch["index"][:, 0] == 4  # from there 0.16 s lead beyond the end, by 0.06
+            expected = torch.where(is_last, 5, batch["index"][:, 0] + 2)
+            assert batch["action"][:, 1].equal(-expected.double())
+            assert not batch["action_is_pad"].any()
+
+
+def test_a_tolerance_error_reaches_the_loop(make_buffer: MakeBuffer) -> None:
+    buffer = filled(make_buffer, 9)
+    with (
+        BatchDataset(buffer, 64, delta_timestamps={"index": [0.05]}, tolerance_s=0.01) as batches,
+        pytest.raises(AssertionError),
+    ):
+        next(iter(batches))
+
+
+def test_a_number_of_batches(make_buffer: MakeBuffer) -> None:
+    buffer = filled(make_buffer, 9)
+    batches = BatchDataset(buffer, 4, num_batches=5)
+    assert len(batches) == 5
+    iterator = iter(batches)
+    assert sum(1 for _ in iterator) == 5
+    assert list(iterator) == []
+    assert sum(1 for _ in batches) == 5
+    with pytest.raises(TypeError, match="num_batches"):
+        len(BatchDataset(buffer, 4))
+
+
+def test_several_iterations_at_once(make_buffer: MakeBuffer) -> None:
+    buffer = filled(make_buffer, 50)
+    with BatchDataset(buffer, 16, num_batches=4) as batches:
+        pairs = [
+            (a["index"].tolist(), b["index"].tolist())
+            for a, b in zip(batches, batches, strict=True)
+        ]
+        assert len(pairs) == 4
+        assert all(a != b for a, b in pairs)
+
+
+def test_a_seed_repeats_the_stream(make_buffer: MakeBuffer) -> None:
+    buffer = filled(make_buffer, 50)
+    batches = BatchDataset(buffer, 16, num_batches=4, seed=11)
+    first, again = ([batch["index"].tolist() for batch in batches] for _ in range(2))
+    assert first == again
+    assert first[0] != first[1]
+    other = [batch["index"].tolist() for batch in BatchDataset(buffer, 16, num_batches=4, seed=12)]
+    assert first != other
+
+
+def test_batches_belong_to_the_caller(make_buffer: MakeBuffer) -> None:
+    buffer = filled(make_buffer, 3)
+    with BatchDataset(buffer, 8) as batches:
+        iterator = iter(batches)
+        next(iterator)["state"].fill_(-1)
+        assert (next(iterator)["state"] >= 0).all()
+
+
+def test_breaking_out_leaves_nothing(make_buffer: MakeBuffer) -> None:
+    buffer = filled(make_buffer, 9)
+    for _ in range(5):
+        for batch in BatchDataset(buffer, 4):
+            assert len(batch["index"]) == 4
+            break
+    # and no_threads_stay looks
+
+
+# Closing
+
+
+class ScriptedStream:
+    """A stream that gives what it was told to and waits when that is used up."""
+
+    def __init__(self, *steps: Any) -> None:
+        self.steps = list(steps)
+        self.waiting = threading.Event()
+        self.closed = threading.Event()
+        self.closings = 0
+
+    def __next__(self) -> Any:
+        if self.steps:
+            step = self.steps.pop(0)
+            if isinstance(step, Exception):
+                raise step
+            return step
+        self.waiting.set()
+        assert self.closed.wait(30)
+        raise ClosedError("closed")
+
+    def close(self) -> None:
+        self.closings += 1
+        self.closed.set()
+
+
+class ScriptedBuffer(NaiveBuffer):
+    """A buffer whose streams are scripted."""
+
+    def __init__(self, *streams: ScriptedStream) -> None:
+        super().__init__(make_naive().spec)
+        self.streams = list(streams)
+        self.options: list[dict[str, Any]] = []
+
+    def sample_stream(self, batch_size: int, **options: Any) -> Any:
+        self.options.append({"batch_size": batch_size, **options})
+        return self.streams[len(self.options) - 1]
+
+
+def one(number: int) -> dict[str, np.ndarray]:
+    return {"x": np.array([number])}
+
+
+def test_closing_wakes_who_waits() -> None:
+    streams = [ScriptedStream(one(1)), ScriptedStream()]
+    batches = BatchDataset(ScriptedBuffer(*streams), 1)
+    seen: list[int] = []
+
+    def loop() -> None:
+        seen.extend(int(batch["x"]) for batch in batches)
+
+    threads = [threading.Thread(target=loop) for _ in streams]
+    for thread in threads:
+        thread.start()
+    assert all(stream.waiting.wait(20) for stream in streams)
+    batches.close()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    assert seen == [1]
+    assert [stream.closings for stream in streams] == [1, 1]
+    with pytest.raises(ClosedError):
+        iter(batches)
+    batches.close()
+
+
+def test_closing_one_iterator_leaves_the_others() -> None:
+    streams = [ScriptedStream(one(1)), ScriptedStream(one(2))]
+    batches = BatchDataset(ScriptedBuffer(*streams), 1)
+    first, second = iter(batches), iter(batches)
+    first.close()
+    assert list(first) == []
+    assert int(next(second)["x"]) == 2
+    assert [stream.closings for stream in streams] == [1, 0]
+
+
+def test_an_iterator_let_go_closes_its_stream() -> None:
+    stream = ScriptedStream(one(1), one(2))
+    for _ in BatchDataset(ScriptedBuffer(stream), 1):
+        break
+    assert stream.closings == 1
+
+
+def test_the_last_batch_closes_the_stream() -> None:
+    stream = ScriptedStream(one(1), one(2), one(3))
+    batches = BatchDataset(ScriptedBuffer(stream), 1, num_batches=2)
+    assert [int(batch["x"]) for batch in batches] == [1, 2]
+    assert stream.closings == 1
+    assert len(stream.steps) == 1
+
+
+def test_errors_pass_and_the_stream_goes_on() -> None:
+    stream = ScriptedStream(one(1), DeadlineError("none came"), one(2))
+    iterator = iter(BatchDataset(ScriptedBuffer(stream), 1, num_batches=2))
+    assert int(next(iterator)["x"]) == 1
+    with pytest.raises(TimeoutError, match="none came"):
+        next(iterator)
+    assert int(next(iterator)["x"]) == 2
+    assert list(iterator) == []
+
+
+def test_a_closed_client_is_an_error_not_an_end() -> None:
+    iterator = iter(BatchDataset(ScriptedBuffer(ScriptedStream(ClosedError("client"))), 1))
+    with pytest.raises(ClosedError):
+        next(iterator)
+
+
+def test_a_real_client_that_closes_ends_the_wait(make_real: MakeBuffer) -> None:
+    batches = BatchDataset(make_real(), 4, timeout=60)
+    failures: list[BaseException] = []
+    began = threading.Event()
+
+    def loop() -> None:
+        iterator = iter(batches)
+        began.set()
+        try:
+            next(iterator)
+        except StopIteration as stop:
+            failures.append(stop)
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    assert began.wait(20)
+    batches.close()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert len(failures) == 1
+
+
+def test_an_open_iteration_does_not_hold_up_the_exit(make_real: MakeBuffer) -> None:
+    buffer = filled(make_real, 9)
+    code = (
+        "import replayring, sys\n"
+        f"buffer = replayring.connect({buffer.client.address!r}).buffer({buffer.name!r})\n"
+        "iterator = iter(replayring.BatchDataset(buffer, 4))\n"
+        "assert len(next(iterator)['index']) == 4\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], timeout=100, stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# Waiting
+
+
+def test_waits_for_frames(make_real: MakeBuffer) -> None:
+    buffer = make_real()
+    buffer.add_data(rollout(3))
+    with BatchDataset(buffer, 8, min_frames=10, timeout=60) as batches:
+        iterator = iter(batches)
+        buffer.add_data(rollout(7))
+        assert len(next(iterator)["index"]) == 8
+
+
+@pytest.mark.parametrize("min_frames", [1, 50])
+def test_time_runs_out(make_real: MakeBuffer, min_frames: int) -> None:
+    buffer = make_real()
+    if min_frames > 1:
+        buffer.add_data(rollout(3))
+    with BatchDataset(buffer, 8, min_frames=min_frames, timeout=0.2) as batches:
+        began = time.monotonic()
+        with pytest.raises(TimeoutError, match="min_frames"):
+            next(iter(batches))
+        assert time.monotonic() - began < 20
+
+
+def test_frames_that_arrive_are_sampled(make_buffer: MakeBuffer) -> None:
+    buffer = filled(make_buffer, 5)
+    with BatchDataset(buffer, 64, in_flight=1) as batches:
+        iterator = iter(batches)
+        assert next(iterator)["index"].max() <= 4
+        buffer.add_data(rollout(90))
+        assert any(next(iterator)["index"].max() > 4 for _ in range(5))
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"batch_size": 0},
+        {"batch_size": -1},
+        {"keys": ["nothing"]},
+        {"keys": "state"},
+        {"delta_timestamps": {"nothing": [0.0]}},
+        {"delta_timestamps": [0.0]},
+        {"delta_timestamps": {"state": [0.0]}, "delta_indices": {"state": [0]}},
+        {"delta_indices": {"state": [0.5]}},
+        {"tolerance_s": -1.0},
+        {"drop_n_last_frames": -1},
+        {"min_frames": 0},
+        {"min_frames": 101},
+        {"in_flight": 0},
+        {"num_batches": 0},
+        {"timeout": 0},
+        {"seed": -1},
+        {"seed": 1 << 64},
+    ],
+)
+def test_arguments_are_checked_at_once(make_buffer: MakeBuffer, arguments: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError):
+        BatchDataset(make_buffer(), **{"batch_size": 4, **arguments})
+
+
+@pytest.mark.parametrize("name", ["batch_size", "drop_n_last_frames", "min_frames", "seed"])
+def test_fractions_are_no_counts(name: str) -> None:
+    with pytest.raises(TypeError):
+        BatchDataset(make_naive(), **{"batch_size": 4, name: 1.5})
+
+
+def test_arguments_reach_the_stream() -> None:
+    buffer = ScriptedBuffer(ScriptedStream())
+    offsets = {"state": [0.0, 0.1]}
+    batches = BatchDataset(
+        buffer,
+        np.int64(7),
+        delta_timestamps=offsets,
+        drop_n_last_frames=2,
+        min_frames=9,
+        in_flight=3,
+        seed=5,
+        timeout=1.5,
+    )
+    offsets["state"][0] = 9.0  # too late to matter
+    iter(batches).close()
+    (options,) = buffer.options
+    assert options["delta_timestamps"]["state"].tolist() == [0.0, 0.1]
+    wanted = {"batch_size": 7, "drop_n_last_frames": 2, "min_frames": 9, "in_flight": 3}
+    wanted |= {"seed": 5, "timeout": 1.5, "keys": None, "delta_indices": None}
+    assert {key: options[key] for key in wanted} == wanted
+
+
+# Pinning
+
+
+def test_pinning_without_cuda_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    buffer = filled(make_naive, 3)
+    with pytest.warns(UserWarning, match="CUDA"):
+        batches = BatchDataset(buffer, 4, pin_memory=True)
+    assert len(next(iter(batches))["index"]) == 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        BatchDataset(buffer, 4)
+
+
+def test_pinning_with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[torch.Tensor] = []
+
+    def pin_memory(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor.clone())
+        return pinned[-1]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    batches = BatchDataset(filled(make_naive, 3), 4, pin_memory=True)
+    batch = next(iter(batches))
+    assert {id(value) for value in batch.values()} == {id(value) for value in pinned}
+    pinned.clear()
+    next(iter(BatchDataset(batches.buffer, 4)))
+    assert not pinned
+    # In a worker, CUDA is not touched.
+    monkeypatch.setattr("replayring.batches.get_worker_info", lambda: _Worker(0, 1))
+    next(iter(batches))
+    assert not pinned
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_pinned_memory_on_a_gpu() -> None:
+    batch = next(iter(BatchDataset(filled(make_naive, 3), 4, pin_memory=True)))
+    assert all(value.is_pinned() for value in batch.values())
+
+
+# Workers
+
+
+class _Worker:
+    def __init__(self, number: int, count: int) -> None:
+        self.id = number
+        self.num_workers = count
+
+
+def test_pickling(make_buffer: MakeBuffer) -> None:
+    buffer = filled(make_buffer, 9)
+    batches = BatchDataset(buffer, 4, delta_indices={"state": [0, 1]}, num_batches=2, seed=1)
+    iterator = iter(batches)
+    expected = next(iterator)
+    copy = pickle.loads(pickle.dumps(batches))
+    first, _ = list(copy)
+    assert first.keys() == expected.keys()
+    assert all(first[key].equal(expected[key]) for key in expected)
+    copy.close()
+    assert len(list(iterator)) == 1
+
+
+@pytest.mark.parametrize(
+    ("workers", "method", "seed"),
+    [
+        (0, None, None),
+        (0, None, 5),
+        (1, "fork", 5),
+        (2, "fork", None),
+        (2, "fork", 5),
+        (2, "spawn", 5),
+    ],
+)
+def test_in_a_loader(
+    make_real: MakeBuffer, workers: int, method: str | None, seed: int | None
+) -> None:
+    buffer = filled(make_real, 500, 400, capacity=1000)
+    batches = BatchDataset(buffer, 32, num_batches=7, seed=seed, drop_n_last_frames=1)
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=method,
+        timeout=100 if workers else 0,
+    )
+    assert len(loader) == 7
+    received = list(loader)
+    assert len(received) == 7  # all workers together
+    drawn = [tuple(batch["index"].tolist()) for batch in received]
+    assert len(set(drawn)) == 7  # no two workers draw the same
+    for batch in received:
+        assert batch.keys() == COLUMNS
+        assert batch["state"].shape == (32, 2, 3)
+        assert batch["action"].equal(-batch["index"].double())
+    again = [tuple(batch["index"].tolist()) for batch in loader] if method == "fork" else None
+    if again is not None:
+        assert (sorted(drawn) == sorted(again)) == (seed is not None)
+
+
+def test_loading_while_the_parent_samples(make_real: MakeBuffer) -> None:
+    """Forks while a stream of the parent's is open; both go on."""
+    buffer = filled(make_real, 90)
+    with BatchDataset(buffer, 8, timeout=60) as batches:
+        parent = iter(batches)
+        next(parent)
+        loader = DataLoader(
+            BatchDataset(buffer, 8, num_batches=6),
+            batch_size=None,
+            num_workers=2,
+            multiprocessing_context="fork",
+            timeout=60,
+        )
+        for batch in loader:
+            assert len(batch["index"]) == len(next(parent)["index"]) == 8

@@ -1,0 +1,61 @@
+"""Ctrl-C: whatever it hits, nothing hangs, and the client goes on working."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from replayring._signals import Workers
+from tests.support import eventually
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.timeout(200)
+def test_a_program_interrupted_again_and_again(core_server: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.client.interrupt_stress", core_server, "100"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) > 50
+
+
+class TestWorkers:
+    def test_work_of_the_main_thread_is_done_elsewhere(self) -> None:
+        workers = Workers()
+        thread = workers.run(threading.current_thread, lambda: None)
+        assert thread is not threading.main_thread()
+        assert workers.run(threading.current_thread, lambda: None) is thread, "threads are reused"
+        workers.dismiss()
+        eventually(lambda: not thread.is_alive(), "an idle thread is dismissed")
+
+    def test_work_of_other_threads_is_done_there(self) -> None:
+        seen: list[threading.Thread] = []
+        thread = threading.Thread(
+            target=lambda: seen.append(Workers().run(threading.current_thread, lambda: None))
+        )
+        thread.start()
+        thread.join(30)
+        assert seen == [thread]
+
+    def test_errors_come_back(self) -> None:
+        workers = Workers()
+        with pytest.raises(ZeroDivisionError):
+            workers.run(lambda: 1 // 0, lambda: None)
+        workers.dismiss()
+
+    def test_idle_threads_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("replayring._signals._IDLE_SECONDS", 0.05)
+        workers = Workers()
+        thread = workers.run(threading.current_thread, lambda: None)
+        eventually(lambda: not thread.is_alive(), "an idle thread ends")
+        assert not workers._idle

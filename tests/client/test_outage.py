@@ -1,0 +1,151 @@
+"""The server dies, is stopped, or freezes, and comes back: clients carry on by themselves."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import replayring
+from tests.client.conftest import SPEC
+from tests.support import ServerProcess, eventually
+
+pytestmark = pytest.mark.usefixtures("no_threads_left")
+
+EPISODE = {"state": np.zeros((50, 2)), "reward": np.zeros(50)}
+
+
+class Mortal:
+    """A server that can be brought down and up again at one address."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._server = ServerProcess(data_dir)
+        self.address = self._server.address
+
+    def down(self, how: str) -> None:
+        self._server.kill() if how == "kill" else self._server.stop()
+        self._server.close()
+
+    def up(self) -> None:
+        self._server = ServerProcess(self._data_dir, "--grace", "0.2", listen=self.address)
+
+    def signal(self, number: int) -> None:
+        self._server.signal(number)
+
+    def close(self) -> None:
+        self._server.close()
+
+
+@pytest.fixture
+def mortal(tmp_path: Path) -> Iterator[Mortal]:
+    server = Mortal(tmp_path / "data")
+    yield server
+    server.close()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_everything_goes_on_and_nothing_is_lost(how: str, mortal: Mortal) -> None:
+    client = replayring.connect(mortal.address, timeout=100)
+    buffer = client.create_buffer("b", SPEC, 100_000, fps=10)
+    buffer.add_episode(EPISODE)
+    client.publish("p", {"w": [0]})
+    counts = {"batches": 0, "written": 0, "added": 0, "versions": 0, "calls": 0}
+    errors: list[str] = []
+    stop = threading.Event()
+
+    def stream() -> None:
+        with buffer.sample_stream(8) as batches:
+            while not stop.is_set():
+                next(batches)
+                counts["batches"] += 1
+
+    def write() -> None:
+        with buffer.writer(max_in_flight_bytes=1 << 16) as writer:
+            while not stop.is_set():
+                writer.add_episode(EPISODE)
+                counts["written"] += 1
+            writer.flush()
+            assert writer.acknowledged == counts["written"]
+
+    def add() -> None:
+        while not stop.is_set():
+            counts["added"] += len(buffer.add_episodes([EPISODE] * 3))
+
+    def watch() -> None:
+        newest = 0
+        for version, _ in client.watch("p"):
+            assert version > newest
+            newest = version
+            counts["versions"] += 1
+            if stop.is_set():
+                return
+
+    def call() -> None:
+        while not stop.is_set():
+            client.publish("p", {"w": [0]})
+            buffer.get([0])
+            counts["calls"] += 1
+
+    def guarded(use: Callable[[], None]) -> None:
+        try:
+            use()
+        except BaseException as error:
+            errors.append(f"{use.__name__}: {error!r}")
+
+    threads = [
+        threading.Thread(target=guarded, args=(use,)) for use in (stream, write, add, watch, call)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(3):
+            before = dict(counts)
+            eventually(
+                lambda: errors or all(counts[key] > before[key] + 2 for key in counts),  # noqa: B023
+                "all carry on",
+                patience=100,
+            )
+            mortal.down(how)
+            mortal.up()
+    finally:
+        stop.set()
+        client.publish("p", {"w": [0]})
+        for thread in threads:
+            thread.join(100)
+    assert errors == []
+    assert buffer.info().next_episode_index == 1 + counts["written"] + counts["added"]
+    client.close()
+
+
+def test_a_writer_outlives_an_outage_that_calls_do_not(mortal: Mortal) -> None:
+    with replayring.connect(mortal.address, timeout=0.5) as client:
+        buffer = client.create_buffer("b", SPEC, 1000, timeout=30)
+        with buffer.writer() as writer:
+            mortal.down("kill")
+            for _ in range(5):
+                writer.add_episode(EPISODE)
+            with pytest.raises(replayring.ServerUnavailableError, match=mortal.address):
+                buffer.info()
+            mortal.up()
+            writer.flush(timeout=60)
+            assert writer.acknowledged == 5
+        assert buffer.info(timeout=30).num_episodes == 5
+
+
+def test_a_frozen_server_is_unavailable(mortal: Mortal) -> None:
+    with replayring.connect(mortal.address, timeout=30) as client:
+        buffer = client.create_buffer("b", SPEC, 1000)
+        buffer.add_episode(EPISODE)
+        mortal.signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(replayring.ServerUnavailableError, match=mortal.address):
+                buffer.sample(4, timeout=0.5)
+        finally:
+            mortal.signal(signal.SIGCONT)
+        assert buffer.sample(4)["index"].shape == (4,)

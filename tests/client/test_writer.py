@@ -1,0 +1,472 @@
+"""Writers: steps into episodes, in the background, exactly once, through every fault."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import torch
+
+import replayring
+from replayring import _sender
+from tests.client import fake_store
+from tests.client.fake_server import FakeServer, silence, status
+from tests.client.fake_store import FakeStore
+from tests.support import eventually
+
+pytestmark = [
+    pytest.mark.usefixtures("no_threads_left"),
+    # Python 3.12 and later warn of what the fork gate is there for.
+    pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning"),
+]
+
+
+def step(value: float = 0.0) -> dict[str, Any]:
+    return {"state": [value, value], "reward": value}
+
+
+def episode(frames: int = 3, value: float = 0.0) -> dict[str, Any]:
+    return {"state": np.full((frames, 2), value), "reward": np.arange(frames) + value}
+
+
+@pytest.fixture
+def fake_buffer(fake: FakeServer, fake_client: replayring.Client) -> replayring.Buffer:
+    return fake_client.buffer("fake")
+
+
+def store(fake: FakeServer, **faults: str) -> FakeStore:
+    scripted = FakeStore(**faults)
+    fake.script("AddEpisodes", scripted)
+    return scripted
+
+
+class TestSteps:
+    def test_become_episodes(self, buffer: replayring.Buffer) -> None:
+        with buffer.writer() as writer:
+            for length in (3, 100, 1):
+                for number in range(length):
+                    writer.append(step(number))
+                writer.end_episode()
+            writer.flush()
+            assert writer.acknowledged == 3
+            assert writer.last_acknowledgement == replayring.Acknowledgement(3, 2, 103, 1, False)
+        columns = buffer.read_columns(["reward", "frame_index", "episode_index", "timestamp"])
+        numbers = [*range(3), *range(100), 0]
+        assert columns["reward"].tolist() == numbers
+        assert columns["frame_index"].tolist() == numbers
+        assert columns["timestamp"] == pytest.approx(np.array(numbers) / 10)
+        assert np.bincount(columns["episode_index"]).tolist() == [3, 100, 1]
+
+    def test_values_are_copied_at_once(self, buffer: replayring.Buffer) -> None:
+        state, reward = np.zeros(2), np.zeros(())
+        with buffer.writer() as writer:
+            for number in range(4):
+                state[:], reward[...] = number, number
+                writer.append({"state": state, "reward": reward})
+            writer.end_episode()
+            state[:] = 99
+        assert buffer.read_columns(["state"])["state"][:, 0].tolist() == [0, 1, 2, 3]
+
+    def test_whole_episodes_are_copied_too(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        stored = store(fake)
+        stored.proceed.clear()
+        data = {"state": np.ones((2, 2), np.float32), "reward": np.ones(2, np.float32)}
+        with fake_buffer.writer() as writer:
+            for _ in range(2):
+                writer.add_episode(data)
+                data["reward"] += 1
+            stored.proceed.set()
+        assert [kept.arrays["reward"][0] for kept in stored.stored] == [1, 2]
+
+    def test_scalars_tensors_and_timestamps(self, buffer: replayring.Buffer) -> None:
+        with buffer.writer() as writer:
+            writer.append({"state": torch.ones(2), "reward": torch.tensor(1), "timestamp": 5})
+            writer.append({"state": (2, 3), "reward": np.int8(2), "timestamp": np.float32(6)})
+            writer.end_episode()
+        columns = buffer.read_columns(["state", "reward", "timestamp"])
+        assert columns["state"].tolist() == [[1, 1], [2, 3]]
+        assert columns["reward"].tolist() == [1, 2]
+        assert columns["timestamp"].tolist() == [5, 6]
+
+    @pytest.mark.parametrize(
+        ("bad", "text"),
+        [
+            ({"state": [0, 0]}, "lacks 'reward'"),
+            ({**step(), "extra": 1}, "'extra'"),
+            ({**step(), "state": [0, 0, 0]}, "shape"),
+            ({**step(), "state": [[0, 0]]}, "shape"),
+            ({**step(), "state": [0, [0]]}, "state"),
+            ({**step(), "reward": 1j}, "dtype"),
+            ({**step(), "reward": "1"}, "dtype"),
+            ({**step(), "timestamp": 1.0}, "differ in having timestamp"),
+        ],
+    )
+    def test_a_bad_one_is_refused_and_not_added(
+        self, bad: Any, text: str, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        stored = store(fake)
+        with fake_buffer.writer() as writer:
+            writer.append(step(1))
+            with pytest.raises(replayring.InvalidEpisodeError, match=text):
+                writer.append(bad)
+            writer.append(step(2))
+            writer.end_episode()
+        assert stored.stored[0].arrays["reward"].tolist() == [1, 2]
+
+    def test_timestamps(self, fake: FakeServer, fake_buffer: replayring.Buffer) -> None:
+        stored = store(fake)
+        with fake_buffer.writer() as writer:
+            writer.append({**step(), "timestamp": 1.0})
+            for bad, text in ((0.5, "decrease"), (np.nan, "finite")):
+                with pytest.raises(replayring.InvalidEpisodeError, match=text):
+                    writer.append({**step(), "timestamp": bad})
+            with pytest.raises(replayring.InvalidEpisodeError, match="timestamp"):
+                writer.append(step())
+            writer.append({**step(), "timestamp": 1.0})
+            writer.end_episode()
+            writer.append(step())  # another episode may do without
+            writer.end_episode()
+        assert stored.stored[0].arrays["timestamp"].tolist() == [1, 1]
+        assert "timestamp" not in stored.stored[1].arrays
+
+    def test_no_more_than_the_capacity(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        stored = store(fake)
+        with fake_buffer.writer() as writer:
+            for _ in range(1000):
+                writer.append(step())
+            with pytest.raises(replayring.InvalidEpisodeError, match="1,000 steps"):
+                writer.append(step())
+            writer.end_episode()
+        assert len(stored.stored[0].arrays["reward"]) == 1000
+
+    def test_an_episode_needs_some(self, fake_buffer: replayring.Buffer) -> None:
+        with (
+            fake_buffer.writer() as writer,
+            pytest.raises(replayring.InvalidEpisodeError, match="no steps"),
+        ):
+            writer.end_episode()
+
+    def test_discarded(self, fake: FakeServer, fake_buffer: replayring.Buffer) -> None:
+        stored = store(fake)
+        with fake_buffer.writer() as writer:
+            writer.append(step(1))
+            writer.discard_episode()
+            writer.append(step(2))
+            writer.end_episode()
+        assert [kept.arrays["reward"].tolist() for kept in stored.stored] == [[2]]
+
+
+class TestFaults:
+    @pytest.mark.parametrize("at", [1, 2, 3])
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            fake_store.LOST_BEFORE,
+            fake_store.LOST_AFTER,
+            fake_store.LOST_MIDWAY,
+            fake_store.ENDED,
+        ],
+    )
+    def test_exactly_once(
+        self, fault: str, at: int, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        stored = store(fake, **{f"at_{at}": fault})
+        with fake_buffer.writer(writer_id="actor-7") as writer:
+            for value in range(3):
+                writer.add_episode(episode(value=value))
+        assert stored.sequences() == [1, 2, 3]
+        assert [kept.arrays["reward"][0] for kept in stored.stored] == [0, 1, 2]
+        assert {writer for writer, _ in stored.received} == {"actor-7"}
+        assert writer.acknowledged == 3
+        assert not stored.faults
+
+    def test_many_faults(self, fake: FakeServer, fake_buffer: replayring.Buffer) -> None:
+        kinds = [fake_store.LOST_AFTER, fake_store.LOST_MIDWAY, fake_store.LOST_BEFORE]
+        stored = store(fake, **{f"at_{4 * i + 2}": kinds[i % 3] for i in range(12)})
+        with fake_buffer.writer() as writer:
+            for value in range(50):
+                writer.add_episode(episode(value=value))
+        assert stored.sequences() == list(range(1, 51))
+        assert not stored.faults
+
+    def test_a_refused_episode_is_named_and_the_others_are_stored(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        stored = store(fake)
+        stored.refuse = lambda sequence: sequence in {2, 4}
+        with fake_buffer.writer() as writer:
+            stored.proceed.clear()
+            for value in range(5):
+                writer.add_episode(episode(value=value))
+            stored.proceed.set()
+            with pytest.raises(replayring.InvalidEpisodeError, match="sequence 2 of writer"):
+                writer.flush()
+            with pytest.raises(replayring.InvalidEpisodeError, match="sequence 4 of writer"):
+                writer.append(step())
+            assert writer.acknowledged == 3
+            writer.append(step())
+            writer.end_episode()
+        assert stored.sequences() == [1, 3, 5, 6]
+
+    def test_a_refusal_surfaces_when_leaving(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        store(fake, at_1=fake_store.REFUSED)
+        with (
+            pytest.raises(replayring.InvalidEpisodeError, match="sequence 1"),
+            fake_buffer.writer() as writer,
+        ):
+            writer.add_episode(episode())
+
+    def test_a_buffer_that_is_gone_refuses_all(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        stored = store(fake, at_2=fake_store.GONE)
+        writer = fake_buffer.writer()
+        stored.proceed.clear()
+        for _ in range(4):
+            writer.add_episode(episode())
+        stored.proceed.set()
+        with pytest.raises(replayring.NotFoundError, match="sequences 2 to 4"):
+            writer.close()
+        assert stored.sequences() == [1]
+        assert fake.calls["AddEpisodes"] == 1
+
+    def test_a_server_that_acknowledges_nothing(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        fake.script("AddEpisodes", silence())
+        writer = fake_buffer.writer()
+        writer.add_episode(episode())
+        with pytest.raises(replayring.DeadlineError, match="1 episodes still wait"):
+            writer.flush(timeout=0.3)
+        fake_buffer.client.close()
+        with pytest.raises(replayring.ClosedError):
+            writer.close()
+
+    def test_flush_while_the_server_is_away(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        fake.script("AddEpisodes", status(grpc.StatusCode.UNAVAILABLE))
+        with fake_buffer.writer() as writer:
+            writer.add_episode(episode())
+            with pytest.raises(replayring.ServerUnavailableError, match=fake.address):
+                writer.flush(timeout=0.3)
+            stored = store(fake)  # it is back: nothing was lost
+        assert stored.sequences() == [1]
+
+
+class TestPressure:
+    def test_waits_while_too_much_is_unacknowledged(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        stored = store(fake)
+        stored.proceed.clear()
+        nbytes = 3 * (2 + 1) * 4
+        writer = fake_buffer.writer(max_in_flight_bytes=2 * nbytes)
+        writer.add_episode(episode())
+        for _ in range(3):
+            writer.append(step())
+        writer.end_episode()
+        third = threading.Thread(target=writer.add_episode, args=(episode(),))
+        third.start()
+        third.join(0.3)
+        assert third.is_alive()
+        stored.proceed.set()
+        third.join(30)
+        assert not third.is_alive()
+        writer.close()
+        assert stored.sequences() == [1, 2, 3]
+
+    def test_gives_up_in_time_and_loses_nothing(self, fake: FakeServer) -> None:
+        stored = store(fake)
+        stored.proceed.clear()
+        with replayring.connect(fake.address, timeout=0.5) as client:
+            writer = client.buffer("fake").writer(max_in_flight_bytes=1)
+            writer.add_episode(episode(value=1))
+            writer.append(step(2))
+            with pytest.raises(replayring.DeadlineError, match="stay queued"):
+                writer.end_episode()
+            stored.proceed.set()
+            writer.flush(timeout=20)
+            writer.end_episode()
+            writer.flush(timeout=20)
+            writer.close()
+        assert [kept.arrays["reward"][0] for kept in stored.stored] == [1, 2]
+
+    def test_an_episode_larger_than_the_limit_goes_alone(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        stored = store(fake)
+        with fake_buffer.writer(max_in_flight_bytes=1) as writer:
+            for _ in range(3):
+                writer.add_episode(episode())
+        assert stored.sequences() == [1, 2, 3]
+
+    @pytest.mark.parametrize("limit", [0, -1])
+    def test_limit_is_above_zero(self, limit: int, fake_buffer: replayring.Buffer) -> None:
+        with pytest.raises(replayring.InvalidRequestError, match="max_in_flight_bytes"):
+            fake_buffer.writer(max_in_flight_bytes=limit)
+
+
+class TestLife:
+    def test_an_idle_writer_has_no_call(
+        self,
+        fake: FakeServer,
+        fake_buffer: replayring.Buffer,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(_sender, "_IDLE_SECONDS", 0.05)
+        ended = threading.Event()
+        stored = FakeStore()
+
+        def script(requests: Any, context: Any) -> Any:
+            yield from stored(requests, context)
+            ended.set()
+
+        fake.script("AddEpisodes", script)
+        with fake_buffer.writer() as writer:
+            for number in (1, 2):
+                writer.add_episode(episode())
+                assert ended.wait(30), "the caller half-closes the call when it is idle"
+                ended.clear()
+                writer.flush()
+                assert fake.calls["AddEpisodes"] == number
+        deadlines = fake.deadlines["AddEpisodes"]
+        assert all(seconds is not None and seconds < 3600 for seconds in deadlines)
+
+    def test_leaving_ends_and_flushes(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        stored = store(fake)
+        with fake_buffer.writer() as writer:
+            writer.append(step(1))
+            writer.end_episode()
+            writer.append(step(2))
+        assert [kept.arrays["reward"].tolist() for kept in stored.stored] == [[1], [2]]
+        assert writer.acknowledged == 2
+
+    def test_an_exception_drops_the_unfinished_episode_alone(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        stored = store(fake)
+
+        def play() -> None:
+            with fake_buffer.writer() as writer:
+                writer.append(step(1))
+                writer.end_episode()
+                writer.append(step(2))
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            play()
+        assert [kept.arrays["reward"].tolist() for kept in stored.stored] == [[1]]
+
+    def test_an_exception_is_not_hidden_by_another(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store(fake, at_1=fake_store.REFUSED)
+
+        def play() -> None:
+            with fake_buffer.writer() as writer:
+                writer.add_episode(episode())
+                raise ZeroDivisionError
+
+        with caplog.at_level(logging.WARNING, "replayring"), pytest.raises(ZeroDivisionError):
+            play()
+        assert "sequence 1" in caplog.text
+
+    def test_closed(self, fake: FakeServer, fake_buffer: replayring.Buffer) -> None:
+        stored = store(fake)
+        writer = fake_buffer.writer()
+        writer.add_episode(episode())
+        writer.close()
+        writer.close()
+        assert stored.sequences() == [1]
+        uses: list[Any] = [
+            lambda: writer.append(step()),
+            lambda: writer.end_episode(),
+            lambda: writer.add_episode(episode()),
+            lambda: writer.discard_episode(),
+            lambda: writer.flush(),
+        ]
+        for use in uses:
+            with pytest.raises(replayring.ClosedError):
+                use()
+
+    def test_closing_the_client_says_what_may_be_lost(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        fake.script("AddEpisodes", silence())
+        writer = fake_buffer.writer()
+        for _ in range(2):
+            writer.add_episode(episode())
+        eventually(lambda: fake.calls["AddEpisodes"], "the call has begun")
+        fake_buffer.client.close()
+        with pytest.raises(replayring.ClosedError, match=r"2 episodes.*sequences 1 to 2"):
+            writer.append(step())
+        with pytest.raises(replayring.ClosedError, match=r"2 episodes"):
+            writer.close()
+        writer.close()
+
+    def test_closing_the_client_with_nothing_pending_is_fine(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        store(fake)
+        writer = fake_buffer.writer()
+        writer.add_episode(episode())
+        writer.flush()
+        fake_buffer.client.close()
+        writer.close()
+
+    def test_identity(self, buffer: replayring.Buffer) -> None:
+        first, second = buffer.writer(), buffer.writer()
+        assert first.writer_id != second.writer_id
+        assert len(first.writer_id) == 32
+        with pytest.raises(replayring.InvalidRequestError, match="writer_id"):
+            buffer.writer(writer_id="a/b")
+
+    def test_a_program_run_again_stores_once(self, buffer: replayring.Buffer) -> None:
+        for duplicate in (False, True):
+            with buffer.writer(writer_id="import") as writer:
+                for value in range(3):
+                    writer.add_episode(episode(value=value))
+            acknowledgement = writer.last_acknowledgement
+            assert acknowledgement is not None
+            assert acknowledgement.duplicate is duplicate
+        assert buffer.info().num_episodes == 3
+
+    def test_an_identity_used_for_something_else(self, buffer: replayring.Buffer) -> None:
+        with buffer.writer(writer_id="actor") as writer:
+            writer.add_episode(episode(value=1))
+        with (
+            pytest.raises(replayring.SequenceReusedError, match="sequence 1"),
+            buffer.writer(writer_id="actor") as writer,
+        ):
+            writer.add_episode(episode(value=2))
+
+    def test_a_forked_copy_cannot_be_used(self, buffer: replayring.Buffer) -> None:
+        with buffer.writer() as writer:
+            writer.add_episode(episode())
+            pid = os.fork()
+            if not pid:
+                code = 1
+                try:
+                    with pytest.raises(replayring.ClosedError, match="forked"):
+                        writer.append(step())
+                    writer.close()  # what `with` does; neither waits nor sends
+                    code = 0
+                finally:
+                    os._exit(code)
+            assert os.waitpid(pid, 0)[1] == 0
+            writer.add_episode(episode())
+        assert buffer.info().num_episodes == 2

@@ -1,0 +1,128 @@
+"""Rings in plain memory: the protocol without files, and with a hook at each of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from replayring_proto import layout
+from replayring_proto.query import View
+from replayring_proto.ring import Counters, Plan, RingReader
+from replayring_proto.spec import BufferSpec
+from replayring_server.engine.ring import RingWriter
+from tests.engine.frames import Arrays, assert_contiguous, assert_whole, checked_episode
+
+Hook = Callable[[str], None]
+
+
+class MemoryRing:
+    """A ring whose counters and columns are arrays of this process, filled with checked frames.
+
+    Attributes:
+        on_write: called before each step of the writer, with its name: "low", "head", "intent", or
+            the name of the column about to change.
+        on_read: called before each step of readers made by `reader`, with the same names.
+    """
+
+    def __init__(self, spec: BufferSpec, slices: int = 1) -> None:
+        """Makes an empty ring, whose writer writes each run of rows in that many slices."""
+        self.spec = spec
+        self.rows = layout.physical_rows(spec.capacity)
+        self.slack = self.rows - spec.capacity
+        self.page = np.zeros(layout.CURSOR_BYTES, np.uint8)
+        self.columns = {
+            name: np.zeros((self.rows, *column.shape), column.dtype)
+            for name, column in layout.stored_columns(spec).items()
+        }
+        self.slices = slices
+        self.on_write: Hook = lambda step: None
+        self.on_read: Hook = lambda step: None
+        self.episodes = 0
+        self.writer = self.open_writer()
+
+    @property
+    def counters(self) -> Counters:
+        return Counters(self.page)
+
+    def open_writer(self) -> RingWriter:
+        """A new writer, as a server that was started anew would have."""
+        counters: Any = HookedCounters(self.page, lambda step: self.on_write(step))
+        columns: Any = {
+            name: HookedColumn(column, lambda name=name: self.on_write(name), self.slices)
+            for name, column in self.columns.items()
+        }
+        return RingWriter(self.spec, counters, columns, lambda until: None)
+
+    def reader(self) -> RingReader:
+        """A new reader, which may belong to another process for all that it knows."""
+        counters: Any = HookedCounters(self.page, lambda step: self.on_read(step))
+        columns: Any = HookedColumns(self.columns, lambda step: self.on_read(step))
+        return RingReader(self.spec, counters, columns)
+
+    def append(self, frames: int, before_publish: Callable[[], None] | None = None) -> None:
+        """Appends the next episode; its tag is its number, from 1."""
+        number = self.episodes + 1
+        self.writer.append(
+            checked_episode(self.spec, number, frames), self.episodes, before_publish
+        )
+        self.episodes = number
+
+    def assert_live_frames_are_whole(self) -> Arrays:
+        """Reads every live frame as a new reader would, checks them, and returns them."""
+        reader = self.reader()
+        live = reader.live
+        pack = reader.at_indices(Plan(self.spec, View()), np.arange(live.start, live.end))
+        assert_whole(self.spec, pack.arrays)
+        assert_contiguous(pack.arrays)
+        return pack.arrays
+
+
+class HookedCounters(Counters):
+    """Counters that call a hook before each load and each store."""
+
+    __slots__ = ("_hook",)
+
+    def __init__(self, page: np.ndarray[Any, Any], hook: Hook) -> None:
+        super().__init__(page)
+        self._hook = hook
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("low", "head", "intent"):
+            object.__getattribute__(self, "_hook")(f"read {name}")
+        return object.__getattribute__(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("low", "head", "intent"):
+            self._hook(name)
+        super().__setattr__(name, value)
+
+
+class HookedColumn:
+    """A column that calls a hook before each slice of rows is written."""
+
+    def __init__(self, column: np.ndarray[Any, Any], hook: Callable[[], None], slices: int) -> None:
+        self._column, self._hook, self._slices = column, hook, slices
+
+    def __setitem__(self, rows: slice, values: Any) -> None:
+        target = self._column[rows]
+        flat = target.reshape(-1)
+        # Slices of elements, not of rows: a row itself may be seen half-written.
+        source = np.broadcast_to(values, target.shape).astype(target.dtype).reshape(-1)
+        for piece in np.array_split(np.arange(len(flat)), self._slices):
+            if len(piece):
+                self._hook()
+                flat[piece[0] : piece[-1] + 1] = source[piece[0] : piece[-1] + 1]
+
+
+class HookedColumns(dict[str, Any]):
+    """Columns that call a hook before each time one of them is looked at."""
+
+    def __init__(self, columns: dict[str, Any], hook: Hook) -> None:
+        super().__init__(columns)
+        self._hook = hook
+
+    def __getitem__(self, name: str) -> Any:
+        self._hook(name)
+        return super().__getitem__(name)

@@ -1,0 +1,183 @@
+"""Published parameters: the newest version of each name, on disk before it is seen."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from replayring_proto.errors import (
+    InvalidRequestError,
+    LimitExceededError,
+    NotFoundError,
+    StorageError,
+)
+from replayring_proto.limits import ServerLimits
+from replayring_proto.pack import Pack
+from replayring_server.engine import Store
+from replayring_server.engine.parameters import FOLDER
+from tests.engine.frames import checked_spec
+from tests.engine.lives import die
+
+
+def weights(value: float) -> Pack:
+    return Pack.of({"layer.weight": np.full((3, 4), value, np.float32), "step": np.array(7)})
+
+
+def value_of(pack: Pack) -> float:
+    values = np.unique(pack.arrays["layer.weight"])
+    assert len(values) == 1
+    assert pack.arrays["step"] == 7
+    return float(values[0])
+
+
+def test_versions_grow_from_1_for_each_name(store: Store) -> None:
+    for version in (1, 2, 3):
+        assert store.parameters.publish("policy", weights(version)) == version
+        newest = store.parameters.get("policy")
+        assert (newest.version, value_of(newest.pack)) == (version, version)
+    assert store.parameters.publish("critic", weights(0)) == 1
+
+
+def test_the_newest_version_survives_reopening_and_versions_go_on(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.parameters.publish("policy", weights(1))
+        store.parameters.publish("policy", weights(2))
+        store.parameters.publish("empty", Pack.of({}))
+    with Store(tmp_path) as store:
+        newest = store.parameters.get("policy")
+        assert (newest.version, value_of(newest.pack)) == (2, 2)
+        assert store.parameters.get("empty").pack.arrays == {}
+        assert store.parameters.publish("policy", weights(3)) == 3
+
+
+def test_parameters_are_on_disk_when_they_are_acknowledged(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.parameters.publish("policy", weights(5))
+    die(store)
+    with Store(tmp_path) as successor:
+        assert value_of(successor.parameters.get("policy").pack) == 5
+
+
+def test_an_unknown_name_is_answered_with_those_there_are(store: Store) -> None:
+    with pytest.raises(NotFoundError, match="there are none"):
+        store.parameters.get("policy")
+    store.parameters.publish("policy", weights(1))
+    with pytest.raises(NotFoundError, match="there are policy"):
+        store.parameters.get("critic")
+
+
+@pytest.mark.parametrize("name", ["", "../x", ".part", "a/b", "_x", "x" * 65])
+def test_a_name_that_is_not_valid_is_refused(store: Store, name: str) -> None:
+    with pytest.raises(InvalidRequestError):
+        store.parameters.publish(name, weights(1))
+    assert not list((store.data_dir / FOLDER).iterdir())
+
+
+def test_names_are_limited_in_number(tmp_path: Path) -> None:
+    with Store(tmp_path, ServerLimits(max_parameter_sets=2)) as store:
+        for name in ("a", "b", "a"):
+            store.parameters.publish(name, weights(1))
+        with pytest.raises(LimitExceededError, match="received 3, the limit is 2; reuse a name"):
+            store.parameters.publish("c", weights(1))
+
+
+def test_a_buffer_and_parameters_may_have_the_same_name(store: Store) -> None:
+    store.create("policy", checked_spec(5))
+    store.parameters.publish("policy", weights(1))
+    assert store.names() == ["policy"]
+
+
+def test_threads_that_publish_get_a_version_each(store: Store) -> None:
+    versions: list[int] = []
+
+    def publish() -> None:
+        for _ in range(10):
+            versions.append(store.parameters.publish("policy", weights(1)))
+
+    threads = [threading.Thread(target=publish) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(versions) == list(range(1, 41))
+
+
+# Deaths and damage
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "replace"])
+def test_a_failure_while_publishing_keeps_the_version_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """In memory and on disk, with nothing left beside it."""
+
+    def fail(*_: Any) -> None:
+        raise OSError(5, "broken disk")
+
+    with Store(tmp_path) as store:
+        store.parameters.publish("policy", weights(1))
+        with monkeypatch.context() as patch:
+            if step == "write":
+                patch.setattr("replayring_server.engine.parameters._encode", fail)
+            else:
+                patch.setattr(os, step, fail)
+            with pytest.raises(OSError, match="broken disk"):
+                store.parameters.publish("policy", weights(2))
+        assert value_of(store.parameters.get("policy").pack) == 1
+        assert os.listdir(tmp_path / FOLDER) == ["policy"]
+    with Store(tmp_path) as store:
+        assert store.parameters.get("policy").version == 1
+        assert store.parameters.publish("policy", weights(2)) == 2
+
+
+def test_a_file_half_written_by_a_death_is_ignored(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.parameters.publish("policy", weights(1))
+    (tmp_path / FOLDER / ".policy.part").write_bytes(b"half of it")
+    with Store(tmp_path) as store:
+        assert store.parameters.get("policy").version == 1
+        assert store.parameters.publish("policy", weights(2)) == 2
+        assert os.listdir(tmp_path / FOLDER) == ["policy"]
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """The file of a published set; the store is closed."""
+    with Store(tmp_path) as store:
+        store.parameters.publish("policy", weights(1))
+    return tmp_path / FOLDER / "policy"
+
+
+def test_a_file_with_any_bit_changed_or_cut_anywhere_is_refused(published: Path) -> None:
+    whole = published.read_bytes()
+    rng = np.random.default_rng(0)
+    damaged = [whole[:cut] for cut in (0, 1, 20, 35, 36, 50, len(whole) - 1)]
+    damaged.append(whole + b"x")
+    for at in [*range(8), *range(16, 40), *rng.integers(40, len(whole), 20)]:
+        changed = bytearray(whole)
+        changed[at] ^= 1 << int(rng.integers(8))
+        damaged.append(bytes(changed))
+    for content in damaged:
+        published.write_bytes(content)
+        with pytest.raises(StorageError, match=r"policy is damaged .*; remove it, and publish"):
+            Store(published.parents[1])
+    published.write_bytes(whole)
+    with Store(published.parents[1]) as store:
+        assert value_of(store.parameters.get("policy").pack) == 1
+
+
+def test_a_file_that_is_a_link_or_a_folder_is_refused(published: Path) -> None:
+    elsewhere = published.parents[1] / "elsewhere"
+    published.rename(elsewhere)
+    published.symlink_to(elsewhere)
+    with pytest.raises(StorageError, match="symbolic link"):
+        Store(published.parents[1])
+    published.unlink()
+    published.mkdir()
+    with pytest.raises(StorageError, match="not a regular file"):
+        Store(published.parents[1])

@@ -1,0 +1,278 @@
+"""Nobody ever sees a torn row (invariant 2), and the check that sees to it is what does it.
+
+First with a writer and a reader that alternate step by step as a seeded schedule says, so that
+every kind of overtaking comes up; then with a writer process and readers that map its files.
+
+REPLAYRING_SCHEDULES sets how many schedules are tried for each kind of read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from replayring_proto import layout
+from replayring_proto.errors import FrameNotFoundError, OvertakenError
+from replayring_proto.pack import Pack
+from replayring_proto.query import SampleQuery, View
+from replayring_proto.ring import Counters, Plan, RingReader, UniformSampler
+from replayring_proto.spec import BufferSpec
+from tests.engine.frames import assert_contiguous, assert_whole, checked_spec
+from tests.engine.interleaving import Writer
+from tests.engine.killed_writer import Zygote
+from tests.engine.rings import HookedColumns, MemoryRing
+
+WINDOWS = View.of(
+    delta_indices={"a.tag": [-2, 0, 1], "frame_index": [-2, 0, 1], "b.bytes": [-2, 0, 1]},
+    delta_timestamps={"z.tag": [-0.1, 0.3], "index": [0.0]},
+)
+
+SCHEDULES = int(os.environ.get("REPLAYRING_SCHEDULES", "25"))
+
+Read = Callable[[RingReader, random.Random], None]
+
+
+def check_batch(spec: BufferSpec, pack: Pack) -> None:
+    assert_whole(spec, pack.arrays)
+
+
+def read_sample(reader: RingReader, rng: random.Random) -> None:
+    query = SampleQuery(8, View(), rng.choice((0, 2)))
+    sampler = UniformSampler(reader, query, np.random.default_rng(rng.getrandbits(32)))
+    check_batch(reader.spec, sampler.batch())
+
+
+def read_positions(reader: RingReader, rng: random.Random) -> None:
+    positions = np.array([rng.randrange(-5, 5) for _ in range(5)])
+    check_batch(reader.spec, reader.at_positions(Plan(reader.spec, View()), positions))
+
+
+def read_windows(reader: RingReader, rng: random.Random) -> None:
+    """Frames in windows are of the anchor's own episode, the right ones, and whole."""
+    positions = np.array([rng.randrange(-5, 5) for _ in range(5)])
+    arrays = reader.at_positions(Plan(reader.spec, WINDOWS), positions).arrays
+    around = {name: arrays[name] for name in ("a.tag", "frame_index", "b.bytes")}
+    around["z.tag"] = arrays["a.tag"]
+    seed = around["a.tag"] * 7919 + around["frame_index"] * 104729
+    around["c.words"] = np.repeat(seed[..., None] % (1 << 30), 4, axis=-1).astype(np.int32)
+    assert_whole(reader.spec, around)
+    tags = arrays["a.tag"][:, 1]
+    assert (arrays["a.tag"] == tags[:, None]).all(), "a window of two episodes"
+    assert (arrays["z.tag"] == tags[:, None]).all(), "a window of two episodes"
+    assert (np.diff(arrays["frame_index"], axis=1) >= 0).all()
+
+
+def read_column(reader: RingReader, rng: random.Random) -> None:
+    """All keys show the same frames: together they are whole."""
+    names = ("index", "episode_index", "a.tag", "b.bytes", "c.words", "z.tag", "frame_index")
+    form, pieces = reader.read_columns(names)
+    try:
+        body = np.concatenate([*pieces, np.empty(0, np.uint8)])
+    except OvertakenError:
+        return
+    assert len(body) == form.nbytes
+    arrays = form.views(np.array(body))
+    assert_whole(reader.spec, arrays)
+    order = np.argsort(arrays["index"])
+    assert_contiguous({name: array[order] for name, array in arrays.items()})
+
+
+def read_state(reader: RingReader, rng: random.Random) -> None:
+    live, episodes, following = reader.state()
+    assert 0 <= episodes <= len(live)
+    assert episodes <= following
+
+
+READS = [read_sample, read_positions, read_windows, read_column, read_state]
+
+
+def ignore_intent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: readers that believe whatever they read."""
+    monkeypatch.setattr(RingReader, "_oldest_whole", property(lambda reader: -(1 << 62)))
+
+
+def run_schedule(read: Read, capacity: int, seed: int) -> None:
+    """One read, interrupted at random steps by any number of the writer's steps."""
+    rng = random.Random(seed)
+    ring = MemoryRing(checked_spec(capacity), slices=2)
+    for _ in range(rng.randrange(3, 12)):
+        ring.append(rng.choice((1, capacity // 2, capacity)))
+    budget = 20  # overtakings of one read; after that it gets through
+
+    def interrupt(step: str) -> None:
+        nonlocal budget
+        if budget and rng.random() < 0.3:
+            budget -= 1
+            writer.advance(rng.choice((1, 3, 20, 200)))
+
+    with Writer(ring, lambda: rng.choice((1, 3, capacity))) as writer:
+        writer.advance(rng.randrange(40))
+        ring.on_read = interrupt
+        read(ring.reader(), rng)
+
+
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("capacity", [12, 100])
+def test_a_reader_interrupted_at_any_step_sees_whole_rows(read: Read, capacity: int) -> None:
+    """The writer may stand anywhere within an append, and turn the ring in the meantime.
+
+    With a capacity of 12 the slack is several episodes; with 100 an episode is longer than it.
+    """
+    for seed in range(SCHEDULES):
+        with contextlib.suppress(FrameNotFoundError):  # fewer frames are alive than asked for
+            run_schedule(read, capacity, seed)
+
+
+@pytest.mark.parametrize("read", [read for read in READS if read is not read_state])
+def test_without_the_check_of_intent_such_a_reader_sees_torn_rows(
+    read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ignore_intent(monkeypatch)
+    torn = 0
+    for seed in range(40):
+        try:
+            run_schedule(read, 100, seed)
+        except (AssertionError, IndexError, ValueError):
+            torn += 1
+        except FrameNotFoundError:
+            pass
+    assert torn > 3
+
+
+def test_a_reader_that_is_always_overtaken_gives_up_with_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("replayring_proto.ring.reader._ATTEMPTS", 20)
+    ring = MemoryRing(checked_spec(12))
+    ring.append(12)
+
+    def overtake(step: str) -> None:
+        if step == "a.tag":
+            for _ in range(8):
+                ring.append(12)
+
+    ring.on_read = overtake
+    with pytest.raises(OvertakenError, match="overtook this read 20 times"):
+        ring.reader().at_positions(Plan(ring.spec, View()), np.array([0]))
+
+
+# Real processes and threads
+
+
+def open_for_reading(folder: Path, spec: BufferSpec) -> RingReader:
+    """Maps a buffer's files as a client on the same machine does: to read, and without a lock."""
+
+    def mapped(path: Path) -> np.ndarray[Any, Any]:
+        with path.open("rb") as file:
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+
+    columns = {
+        name: mapped(folder / layout.COLUMNS / name).view(column.dtype).reshape(-1, *column.shape)
+        for name, column in layout.stored_columns(spec).items()
+    }
+    return RingReader(spec, Counters(mapped(folder / layout.CURSOR)), columns)
+
+
+@contextlib.contextmanager
+def writing_process(folder: Path, spec: BufferSpec) -> Iterator[None]:
+    """A process that appends episodes to a buffer as fast as it can."""
+    with Zygote() as zygote:
+        life = zygote.start(folder, spec, first=1, longest=spec.capacity, quiet=True)
+        life.wait_for_first_append()
+        yield
+        life.kill()
+
+
+def read_batch(reader: RingReader, rng: random.Random, size: int) -> tuple[int, bool]:
+    """Reads a batch; returns its size, and whether a row of it is torn."""
+    query = SampleQuery(size)
+    pack = UniformSampler(reader, query, np.random.default_rng(rng.getrandbits(32))).batch()
+    try:
+        assert_whole(reader.spec, pack.arrays)
+    except AssertionError:
+        return size, True
+    return size, False
+
+
+def read_until(reader: RingReader, turns: int, at_least: int, seed: int) -> tuple[int, int]:
+    """Reads batches until the ring has turned so often; returns rows read, and torn batches."""
+    rng = random.Random(seed)
+    goal = reader.live.end + turns * reader.spec.capacity
+    rows = torn = 0
+    while reader.live.end < goal or rows < at_least:
+        with contextlib.suppress(OvertakenError):
+            size, is_torn = read_batch(reader, rng, rng.choice((1, 64, 1024, 2048)))
+            rows += size
+            torn += is_torn
+    return rows, torn
+
+
+SPEC = checked_spec(16, width=8192)
+
+
+def test_readers_in_another_process_see_no_torn_row(memory_path: Path) -> None:
+    with writing_process(memory_path, SPEC):
+        reader = open_for_reading(memory_path / "ring", SPEC)
+        rows, torn = read_until(reader, turns=100, at_least=50_000, seed=1)
+    assert rows >= 50_000
+    assert torn == 0
+
+
+def overtaken_once(reader: RingReader) -> RingReader:
+    """The same reader, which stands still once in mid-read until the writer has turned the ring.
+
+    Left to chance, a machine may for minutes never let the writer overtake: that is what the slack
+    is for.
+    """
+    due = ["b.bytes"]
+
+    def stand_still(name: str) -> None:
+        if name in due:
+            due.remove(name)
+            goal = reader.live.end + 2 * layout.physical_rows(reader.spec.capacity)
+            while reader.live.end < goal:
+                os.sched_yield()
+
+    columns: Any = HookedColumns(reader.columns, stand_still)
+    return RingReader(reader.spec, reader._counters, columns)
+
+
+@pytest.mark.parametrize("check", [True, False], ids=["checked", "unchecked"])
+def test_a_reader_overtaken_by_another_process_reads_anew_and_unchecked_sees_torn_rows(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch, check: bool
+) -> None:
+    """The control of the test above: without the check, these readers do see torn rows."""
+    if not check:
+        ignore_intent(monkeypatch)
+    rng = random.Random(1)
+    with writing_process(memory_path, SPEC):
+        reader = open_for_reading(memory_path / "ring", SPEC)
+        torn = [read_batch(overtaken_once(reader), rng, 64)[1] for _ in range(50)]
+    assert any(torn) is not check
+
+
+def test_threads_that_share_one_reader_see_no_torn_row(memory_path: Path) -> None:
+    found: list[tuple[int, int]] = []
+    with writing_process(memory_path, SPEC):
+        reader = open_for_reading(memory_path / "ring", SPEC)
+        threads = [
+            threading.Thread(
+                target=lambda seed=seed: found.append(read_until(reader, 20, 5000, seed))
+            )
+            for seed in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(found) == 4
+    assert [torn for _, torn in found] == [0] * 4

@@ -1,0 +1,193 @@
+"""Sampling is uniform over the eligible frames, and over nothing else.
+
+Seeds are fixed, so these tests give one answer. The bounds are six standard deviations wide: what
+they find is a bias, not bad luck.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from replayring_proto.errors import InvalidRequestError, InvalidSpecError
+from replayring_proto.query import SampleQuery, View
+from replayring_proto.ring import NothingEligible, UniformSampler
+from tests.engine.frames import assert_whole, checked_spec
+from tests.engine.rings import MemoryRing
+
+DRAWS = 200_000
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A ring's capacity, and the lengths of the episodes appended to it."""
+
+    capacity: int
+    lengths: tuple[int, ...]
+
+    def ring(self) -> MemoryRing:
+        ring = MemoryRing(checked_spec(self.capacity, width=1))
+        for frames in self.lengths:
+            ring.append(frames)
+        return ring
+
+    def eligible(self, drop: int) -> np.ndarray:
+        """The `index` of each eligible frame, counted out one by one."""
+        ends = np.cumsum(self.lengths)
+        frames = [
+            (index, end - index - 1)
+            for end, length in zip(ends, self.lengths, strict=True)
+            for index in range(end - length, end)
+        ]
+        return np.array([i for i, following in frames[-self.capacity :] if following >= drop])
+
+
+MIXES = {
+    "not yet full": Mix(50, (7, 1, 20)),
+    "one episode": Mix(50, (50,)),
+    "short ones": Mix(50, (1, 2, 3, 1, 4, 1, 1, 2) * 9),
+    "the oldest truncated": Mix(50, (30, 30, 15)),
+    "wrapped in the middle of one": Mix(50, (45, 5, 33, 12)),
+    "one longer than the slack": Mix(100, (60, 100, 3, 70)),
+    "long and short": Mix(100, (3, 60, 1, 1, 1, 20, 40, 2, 13)),
+}
+
+
+def draw(ring: MemoryRing, drop: int, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
+    sampler = UniformSampler(
+        ring.reader(), SampleQuery(draws, View(keys=()), drop), np.random.default_rng(seed)
+    )
+    index: np.ndarray = sampler.batch().arrays["index"]
+    return index
+
+
+def assert_uniform(drawn: np.ndarray, eligible: np.ndarray) -> None:
+    """Chi square: each eligible frame was drawn as often as chance has it, and no other was."""
+    frames, counts = np.unique(drawn, return_counts=True)
+    np.testing.assert_array_equal(frames, eligible)
+    expected = len(drawn) / len(eligible)
+    chi2 = float(((counts - expected) ** 2 / expected).sum())
+    freedom = len(eligible) - 1
+    assert abs(chi2 - freedom) < 6 * np.sqrt(2 * freedom) + 6
+
+
+@pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES)
+@pytest.mark.parametrize("drop", [0, 1, 2, 7])
+def test_every_eligible_frame_is_as_likely_as_any_other(mix: Mix, drop: int) -> None:
+    eligible = mix.eligible(drop)
+    if len(eligible):
+        assert_uniform(draw(mix.ring(), drop), eligible)
+    else:
+        with pytest.raises(NothingEligible):
+            draw(mix.ring(), drop)
+
+
+def test_batches_of_one_frame_are_as_uniform_as_large_ones() -> None:
+    """The first of several candidates is kept, not the luckiest."""
+    mix = MIXES["long and short"]
+    sampler = UniformSampler(
+        mix.ring().reader(), SampleQuery(1, View(keys=()), 2), np.random.default_rng(1)
+    )
+    drawn = np.concatenate([sampler.batch().arrays["index"] for _ in range(4_000)])
+    assert_uniform(drawn, mix.eligible(2))
+
+
+def test_draws_do_not_depend_on_each_other() -> None:
+    """Pairs of neighbours in a batch are as likely as all other pairs."""
+    mix = Mix(20, (3, 6, 5, 6))
+    drawn = draw(mix.ring(), drop=2)
+    eligible = mix.eligible(2)
+    pairs = np.searchsorted(eligible, drawn[:-1:2]) * len(eligible) + np.searchsorted(
+        eligible, drawn[1::2]
+    )
+    assert_uniform(pairs, np.arange(len(eligible) ** 2))
+
+
+def test_frames_given_up_by_an_append_that_died_are_not_drawn() -> None:
+    ring = Mix(100, (60, 100)).ring()
+    counters = ring.counters
+    counters.low, counters.intent = 160 + 90 - ring.rows, 160 + 90
+    assert_uniform(draw(ring, 0), np.arange(counters.low, 160))
+    assert_uniform(draw(ring, 5), np.arange(counters.low, 155))
+
+
+@pytest.fixture
+def scans(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the windows that samplers scanned."""
+    seen: list[int] = []
+    scan = UniformSampler._scan
+
+    def counted(self: UniformSampler, live: object) -> np.ndarray:
+        seen.append(len(live))  # type: ignore[arg-type]
+        return scan(self, live)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(UniformSampler, "_scan", counted)
+    return seen
+
+
+def test_where_nearly_nothing_is_eligible_a_scan_finds_it_all_and_as_uniformly(
+    scans: list[int],
+) -> None:
+    """Two frames of a hundred thousand: rejection alone would look for them too long."""
+    mix = Mix(100_000, (1,) * 20 + (50_000, 49_980))
+    ring = mix.ring()
+    eligible = mix.eligible(49_978)
+    assert len(eligible) == 24
+    sampler = UniformSampler(
+        ring.reader(), SampleQuery(100, View(keys=()), 49_978), np.random.default_rng(3)
+    )
+    drawn = np.concatenate([sampler.batch().arrays["index"] for _ in range(200)])
+    assert scans.count(100_000) == 200
+    assert_uniform(drawn, eligible)
+
+
+def test_where_one_frame_of_a_hundred_is_eligible_nothing_is_scanned(scans: list[int]) -> None:
+    mix = Mix(10_000, (100,) * 100)
+    assert_uniform(draw(mix.ring(), 99, draws=10_000), mix.eligible(99))
+    assert not scans
+
+
+def test_nothing_eligible_is_said_so() -> None:
+    ring = MemoryRing(checked_spec(50))
+    for drop in (0, 1):
+        with pytest.raises(NothingEligible):
+            draw(ring, drop, draws=500)
+    for frames in (7, 20, 1):
+        ring.append(frames)
+    assert len(np.unique(draw(ring, 19, draws=500))) == 1
+    for drop in (20, 49, 50, 10**15):
+        with pytest.raises(NothingEligible):
+            draw(ring, drop, draws=500)
+    ring.append(21)
+    assert np.unique(draw(ring, 20, draws=500)).tolist() == [28]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_a_batch_has_the_size_asked_for_and_whole_frames(batch_size: int) -> None:
+    """With replacement, so it may be larger than what there is to draw from."""
+    ring = MIXES["short ones"].ring()
+    for drop in (0, 3):
+        sampler = UniformSampler(ring.reader(), SampleQuery(batch_size, View(), drop))
+        for _ in range(5):
+            arrays = sampler.batch().arrays
+            assert len(arrays["index"]) == batch_size
+            assert_whole(ring.spec, arrays)
+
+
+def test_a_seed_repeats_itself_and_none_does_not() -> None:
+    ring = MIXES["long and short"].ring()
+    assert np.array_equal(draw(ring, 1, seed=5), draw(ring, 1, seed=5))
+    assert not np.array_equal(draw(ring, 1, seed=5), draw(ring, 1, seed=6))
+    query = SampleQuery(1000, View(keys=()), 0)
+    one, other = (UniformSampler(ring.reader(), query).batch().arrays["index"] for _ in range(2))
+    assert not np.array_equal(one, other)
+
+
+def test_a_query_is_checked_before_anything_is_drawn() -> None:
+    reader = MemoryRing(checked_spec(5)).reader()
+    with pytest.raises(InvalidRequestError):
+        UniformSampler(reader, SampleQuery(0))
+    with pytest.raises(InvalidSpecError):
+        UniformSampler(reader, SampleQuery(1, View(("nothing",))))

@@ -1,0 +1,1 @@
+"""Tests of `replayring_proto`: the contract both sides agree on."""

@@ -1,0 +1,54 @@
+"""The command `replayring` finds its commands by entry point and runs one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from replayring_proto.cli import run
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Two commands, each in a module of its own."""
+
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--code", type=int, default=0)
+
+    for name in ("greet", "part"):
+        module: Any = ModuleType(f"command_{name}", f"The command {name}.")
+        module.HELP = f"help of {name}"
+        module.add_arguments = add_arguments
+        module.run = lambda arguments: arguments.code
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return {"greet": "command_greet", "part": "command_part"}
+
+
+def test_a_command_gets_its_arguments_and_gives_the_exit_code(commands: dict[str, str]) -> None:
+    assert run(commands, ["greet"]) == 0
+    assert run(commands, ["part", "--code", "3"]) == 3
+
+
+def test_help_lists_every_command(
+    commands: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        run(commands, ["--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    assert "help of greet" in text
+    assert "help of part" in text
+
+
+@pytest.mark.parametrize("arguments", [[], ["unknown"], ["greet", "--what"]])
+def test_a_mistake_is_answered_with_usage(
+    commands: dict[str, str], arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        run(commands, arguments)
+    assert exit_.value.code == 2
+    assert "usage: replayring" in capsys.readouterr().err

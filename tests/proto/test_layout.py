@@ -1,0 +1,160 @@
+"""Where bytes lie on disk: sizes, record forms, and buffer.json."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from replayring_proto import layout
+from replayring_proto.errors import StorageError
+from replayring_proto.spec import DTYPES, DURABILITIES, PRESET_NAMES, BufferSpec
+
+SPEC = BufferSpec.from_data_spec(
+    {
+        "state": {"shape": (3,), "dtype": "float32"},
+        "image": {"shape": (8, 8, 3), "dtype": "uint8"},
+        "done": {"shape": (), "dtype": "bool"},
+    },
+    1000,
+    30,
+)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "rows"),
+    [
+        (1, 65),
+        (64, 128),
+        (1000, 1064),
+        (1024, 1088),
+        (1600, 1700),
+        (1 << 40, (1 << 40) + (1 << 36)),
+    ],
+)
+def test_physical_rows_are_the_capacity_and_its_slack(capacity: int, rows: int) -> None:
+    """About a sixteenth, at least 64."""
+    assert layout.physical_rows(capacity) == rows
+
+
+def test_every_file_of_a_buffer_has_its_exact_size() -> None:
+    rows = 1064
+    assert layout.file_sizes(SPEC) == {
+        "cursor": layout.CURSOR_BYTES,
+        "episodes": rows * 128,
+        "writers": rows * 128,
+        "columns/state": rows * 12,
+        "columns/image": rows * 192,
+        "columns/done": rows,
+        **{f"columns/{name}": rows * 8 for name in PRESET_NAMES},
+        "columns/_bounds": rows * 16,
+    }
+
+
+def test_records_are_two_cache_lines_and_limited_in_number() -> None:
+    assert layout.EPISODE_RECORD.itemsize == 128
+    assert layout.episode_records(1 << 40) == layout.MAX_EPISODE_RECORDS
+    assert layout.writer_records(1 << 40) == layout.MAX_WRITERS
+
+
+def test_sizes_do_not_wrap_however_large_the_buffer() -> None:
+    spec = BufferSpec.from_data_spec({"a": {"shape": (1 << 36,), "dtype": "float64"}}, 1 << 40)
+    rows = (1 << 40) + (1 << 36)
+    assert layout.file_sizes(spec)["columns/a"] == rows << 39
+
+
+def test_the_counters_lie_on_cache_lines_of_their_own() -> None:
+    """And so do the other parts of the cursor; the durable slots in disk sectors of their own."""
+    words = (layout.LOW_WORD, layout.HEAD_WORD, layout.INTENT_WORD)
+    offsets = [*(word * 8 for word in words), layout.BOOT_ID_OFFSET, *layout.SLOT_OFFSETS]
+    assert len({offset // 64 for offset in offsets}) == 6
+    assert len({offset // 512 for offset in (0, *layout.SLOT_OFFSETS)}) == 3
+    assert max(offsets) + 512 <= layout.CURSOR_BYTES
+
+
+def test_a_description_round_trips() -> None:
+    assert layout.decode_meta(layout.encode_meta("an-id", SPEC), "here") == ("an-id", SPEC)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.integers(1, 9), max_size=3),
+    st.sampled_from(list(DTYPES)),
+    st.integers(1, 1 << 40),
+    st.none() | st.floats(1e-3, 1e6),
+    st.sampled_from(DURABILITIES),
+)
+def test_any_spec_round_trips(
+    shape: list[int], dtype: str, capacity: int, fps: float, durability: str
+) -> None:
+    columns = {"a": {"shape": shape, "dtype": dtype}}
+    spec = BufferSpec.from_data_spec(columns, capacity, fps, durability)
+    assert layout.decode_meta(layout.encode_meta("id", spec), "") == ("id", spec)
+
+
+def changed(**fields: Any) -> bytes:
+    document = {**json.loads(layout.encode_meta("id", SPEC)), **fields}
+    return json.dumps({k: v for k, v in document.items() if v is not ...}).encode()
+
+
+def test_another_format_version_is_refused_and_named() -> None:
+    with pytest.raises(StorageError, match=r"here has format version 99; .* reads 1"):
+        layout.decode_meta(changed(format=99), "here")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"null",
+        b"[]",
+        b"{}",
+        b"[1, 2",
+        b"[" * 100_000,
+        changed(format=...),
+        changed(id=...),
+        changed(columns=...),
+        changed(columns=[]),
+        changed(columns={}),
+        changed(columns={"../x": {"shape": [], "dtype": "int8"}}),
+        changed(columns={"a": {"shape": [], "dtype": "object"}}),
+        changed(columns={f"c{i}": {"shape": [], "dtype": "int8"} for i in range(300)}),
+        changed(capacity=...),
+        changed(capacity=0),
+        changed(capacity="100"),
+        changed(capacity=10**400),
+        changed(fps="fast"),
+        changed(fps=-1),
+        changed(durability=...),
+        changed(durability="always"),
+    ],
+    ids=lambda content: repr(content[:60]),
+)
+def test_a_description_of_no_valid_buffer_is_refused_by_name(content: bytes) -> None:
+    with pytest.raises(StorageError, match="here"):
+        layout.decode_meta(content, "here")
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_a_damaged_description_is_refused_or_describes_a_valid_buffer(data: st.DataObject) -> None:
+    content = bytearray(layout.encode_meta("id", SPEC))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(32, 126))
+    try:
+        _, spec = layout.decode_meta(bytes(content), "here")
+    except StorageError:
+        return
+    assert isinstance(spec, BufferSpec)
+
+
+def test_any_program_can_find_a_row() -> None:
+    """The documented recipe: a C-order array of shape (physical_rows, *shape)."""
+    column = SPEC.column("image")
+    shape = (layout.physical_rows(SPEC.capacity), *column.shape)
+    assert np.zeros(shape, column.dtype).nbytes == layout.file_sizes(SPEC)["columns/image"]
