@@ -98,7 +98,7 @@ def weights(dataset: RemoteDataset, drop: int) -> Any:
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data(), capacity=st.integers(9, 25))
 def test_random_use(make_real: MakeBuffer, data: st.DataObject, capacity: int) -> None:
@@ -126,7 +126,7 @@ def test_random_use(make_real: MakeBuffer, data: st.DataObject, capacity: int) -
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data(), capacity=st.integers(9, 25), drop=st.integers(0, 8))
 def test_samples_are_eligible_and_whole(

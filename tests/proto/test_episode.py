@@ -159,7 +159,7 @@ def test_values_of_another_kind_are_refused(key: str, dtype: str) -> None:
         check_episode(SPEC, episode(**{key: values.astype(dtype)}))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.sampled_from(list(DTYPES)), st.sampled_from(list(DTYPES)), st.integers(0, 1000))
 def test_an_integer_is_stored_as_it_was_or_refused(source: str, target: str, seed: int) -> None:
     """Never wrapped, as 300 becomes 44 in a byte."""
@@ -254,7 +254,7 @@ def test_a_tensor_that_numpy_has_no_dtype_for_is_refused() -> None:
 # Many episodes at once
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 10), min_size=1, max_size=6))
 def test_data_is_split_where_episodes_change(lengths: list[int]) -> None:
     data = flat(*lengths)

@@ -80,7 +80,7 @@ def test_a_description_round_trips() -> None:
     assert layout.decode_meta(layout.encode_meta("an-id", SPEC), "here") == ("an-id", SPEC)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.integers(1, 9), max_size=3),
     st.sampled_from(list(DTYPES)),
@@ -140,7 +140,7 @@ def test_a_description_of_no_valid_buffer_is_refused_by_name(content: bytes) -> 
         layout.decode_meta(content, "here")
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_damaged_description_is_refused_or_describes_a_valid_buffer(data: st.DataObject) -> None:
     content = bytearray(layout.encode_meta("id", SPEC))

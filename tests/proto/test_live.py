@@ -28,7 +28,7 @@ def in_position_order(live: Live) -> list[int]:
     return sorted(range(live.start, live.end), key=lambda index: index % live.capacity)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(lives())
 def test_positions_follow_the_slots_of_a_ring_of_the_capacity(live: Live) -> None:
     expected = in_position_order(live)
@@ -39,7 +39,7 @@ def test_positions_follow_the_slots_of_a_ring_of_the_capacity(live: Live) -> Non
     assert [index for run in live.runs for index in range(*run)] == expected
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(lives(), st.integers(0, 50))
 def test_a_position_out_of_range_is_refused(live: Live, beyond: int) -> None:
     for position in (len(live) + beyond, -len(live) - 1 - beyond):
@@ -47,7 +47,7 @@ def test_a_position_out_of_range_is_refused(live: Live, beyond: int) -> None:
             live.index_at(np.array([0, position][not len(live) :]))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(lives(), st.integers(-5, 120))
 def test_an_index_is_alive_or_the_error_says_what_became_of_it(live: Live, index: int) -> None:
     indices = np.array([index])

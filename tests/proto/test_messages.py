@@ -53,13 +53,13 @@ def over_the_wire(message: Any) -> Any:
     return type(message).FromString(message.SerializeToString())
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(specs)
 def test_a_spec_arrives_as_it_was(spec: BufferSpec) -> None:
     assert messages.spec_from_message(over_the_wire(messages.spec_to_message(spec))) == spec
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(views)
 def test_a_view_arrives_as_it_was(view: View) -> None:
     assert messages.view_from_message(over_the_wire(messages.view_to_message(view))) == view
@@ -72,7 +72,7 @@ def test_a_view_of_no_columns_arrives_as_one_of_a_preset() -> None:
     assert set(arrived.keys) <= PRESET_NAMES
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(views, st.integers(1, 1 << 20), st.integers(0, 1 << 40))
 def test_a_query_arrives_as_it_was(view: View, batch_size: int, drop: int) -> None:
     message = replay_pb2.SampleSpec(
@@ -83,7 +83,7 @@ def test_a_query_arrives_as_it_was(view: View, batch_size: int, drop: int) -> No
     )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(specs, st.lists(st.integers(0, (1 << 63) - 1), min_size=6, max_size=6), st.text(max_size=9))
 def test_an_info_arrives_as_it_was(spec: BufferSpec, numbers: list[int], text: str) -> None:
     info = BufferInfo(
@@ -165,7 +165,7 @@ KINDS = [
 ]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.sampled_from(KINDS), st.binary(max_size=40))
 def test_any_bytes_parse_or_are_malformed(kind: type[Message], encoded: bytes) -> None:
     try:

@@ -46,7 +46,7 @@ def receive(pack: Pack, size: int) -> Pack:
     return assembler.pack
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(packs, st.integers(1, 200))
 def test_arrays_come_out_as_they_went_in(arrays: Arrays, size: int) -> None:
     sent = Pack.of(arrays)
@@ -54,7 +54,7 @@ def test_arrays_come_out_as_they_went_in(arrays: Arrays, size: int) -> None:
     assert_same(receive(sent, size).arrays, arrays)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(packs, st.integers(1, 200))
 def test_every_array_of_a_pack_is_aligned_and_writable(arrays: Arrays, size: int) -> None:
     sent = Pack.of(arrays)
@@ -65,7 +65,7 @@ def test_every_array_of_a_pack_is_aligned_and_writable(arrays: Arrays, size: int
             assert not array.size or array.ctypes.data % ALIGNMENT == 0
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(packs)
 def test_the_body_is_laid_out_as_pack_proto_says(arrays: Arrays) -> None:
     """Each tensor at the next multiple of 64, zeroes before it: written out again, naively."""
@@ -79,7 +79,7 @@ def test_the_body_is_laid_out_as_pack_proto_says(arrays: Arrays) -> None:
     ]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(packs)
 def test_a_pack_shares_no_memory_with_what_it_was_made_of(arrays: Arrays) -> None:
     pack = Pack.of(arrays)

@@ -121,7 +121,7 @@ def test_bytes_that_are_no_header_are_refused(encoded: bytes) -> None:
         parse_header(encoded)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_layout_or_a_named_error(encoded: bytes) -> None:
     try:
@@ -131,7 +131,7 @@ def test_any_bytes_are_a_layout_or_a_named_error(encoded: bytes) -> None:
     assert isinstance(layout, PackLayout)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_header_with_damaged_bytes_is_a_layout_or_a_named_error(data: st.DataObject) -> None:
     encoded = bytearray(header(("state", "float32", (3, 4)), ("done", "bool", (3,))))

@@ -314,7 +314,7 @@ def test_specs_that_promise_different_durability_are_not_equal() -> None:
     assert len(promises) == 3
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.dictionaries(
         st.from_regex(r"[a-z]{1,5}", fullmatch=True).filter(lambda name: name not in PRESET_NAMES),

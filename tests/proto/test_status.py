@@ -131,7 +131,7 @@ def test_no_details_are_said_to_be_none() -> None:
     assert str(from_status(Call(StatusCode.UNKNOWN))) == "UNKNOWN: no details were given"
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.text(st.characters(), max_size=50), st.integers(1, 400))
 def test_any_message_fits_the_metadata_limit(piece: str, times: int) -> None:
     """8 KiB in bytes, of text that may be anything a peer named something; `-bin` is base64."""

@@ -40,7 +40,7 @@ def resolve(first: int, times: list[float], offsets: list[float], tolerance: flo
     return by_seconds(anchors_of(first, len(times)), np.array(offsets), tolerance, times_at)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(0, 50), st.integers(1, 12), st.lists(st.integers(-15, 15), min_size=1))
 def test_offsets_in_frames_find_what_a_search_finds(
     first: int, count: int, offsets: list[int]
@@ -53,7 +53,7 @@ def test_offsets_in_frames_find_what_a_search_finds(
     assert resolved.misses is None
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.integers(0, 50),
     episodes,
@@ -80,7 +80,7 @@ def test_offsets_in_seconds_find_what_a_search_finds(
             assert resolved.is_pad[row, column] == is_pad
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(episodes, st.sampled_from([0.0, 0.125, 3.0]))
 def test_an_offset_of_zero_is_the_frame_itself(times: list[float], tolerance: float) -> None:
     """Also among frames with the same timestamp."""

@@ -1,0 +1,20 @@
+"""What holds for all tests: what hypothesis tries.
+
+The suite tries the same examples in every run, so that a red run means that the change did it.
+REPLAYRING_EXPLORE=1 tries new ones each time; what it finds becomes an example in the code.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "suite",
+    derandomize=not os.environ.get("REPLAYRING_EXPLORE"),
+    # How fast examples are made tells about the machine, not about the code.
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("suite")
