@@ -3,7 +3,8 @@
     <data_dir>/
       lock                    who serves this directory
       <buffer>/
-        buffer.json           format version, id, spec; written last, so it marks a whole buffer
+        buffer.json           format version, id, spec, checksum; written last, so it marks a whole
+                              buffer
         cursor                one page: `low`, `head`, `intent`; boot id; two durable slots
         episodes              ring of EPISODE_RECORD, by episode number
         writers               table of EPISODE_RECORD: the last episode of each writer
@@ -19,6 +20,8 @@ which rows are alive, and when a row read is valid, is said in `ring.reader`.
 from __future__ import annotations
 
 import json
+import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -109,24 +112,37 @@ def encode_meta(buffer_id: str, spec: BufferSpec) -> bytes:
         "durability": spec.durability,
         "columns": columns,
     }
+    document["checksum"] = meta_checksum(document)
     return json.dumps(document, indent=2).encode() + b"\n"
+
+
+def meta_checksum(document: Mapping[str, Any]) -> int:
+    """Returns the CRC-32 of what buffer.json says, however it is spelled."""
+    rest = {key: value for key, value in document.items() if key != "checksum"}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 def decode_meta(content: bytes, where: str) -> tuple[str, BufferSpec]:
     """Returns the buffer id and spec in the content of buffer.json.
 
     Raises:
-        StorageError: the content is no such document, or of another format version.
+        StorageError: the content is no such document, of another format version, or was changed.
     """
     try:
         document: Any = json.loads(content)
         version = document["format"]
-    except (ValueError, TypeError, KeyError, RecursionError):
+        intact = document.get("checksum") == meta_checksum(document)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise StorageError(f"{where} is not a replayring buffer description") from None
     if version != FORMAT_VERSION:
         raise StorageError(
             f"{where} has format version {version!r}; this replayring reads {FORMAT_VERSION}. "
             "Open it with the version that wrote it"
+        )
+    if not intact:
+        raise StorageError(
+            f"{where} is not what was written when the buffer was created: its checksum does not "
+            "match. A spec cannot be edited; restore the file"
         )
     try:
         spec = BufferSpec.from_data_spec(

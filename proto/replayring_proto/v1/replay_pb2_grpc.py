@@ -36,6 +36,8 @@ class ReplayServiceStub(object):
     RESOURCE_EXHAUSTED a limit of this server, named in the message; nothing was written;
     DEADLINE_EXCEEDED  the caller's deadline passed;
     UNAVAILABLE        the server is stopping or unreachable; trying again is safe for every RPC;
+    DATA_LOSS          the files of the named buffer or parameters are damaged and left as they are;
+    `replayring verify` on the server's machine says what is wrong;
     INTERNAL           a defect or an I/O error; the message carries an id to look up in the log.
 
     No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces.
@@ -110,6 +112,8 @@ class ReplayServiceServicer(object):
     RESOURCE_EXHAUSTED a limit of this server, named in the message; nothing was written;
     DEADLINE_EXCEEDED  the caller's deadline passed;
     UNAVAILABLE        the server is stopping or unreachable; trying again is safe for every RPC;
+    DATA_LOSS          the files of the named buffer or parameters are damaged and left as they are;
+    `replayring verify` on the server's machine says what is wrong;
     INTERNAL           a defect or an I/O error; the message carries an id to look up in the log.
 
     No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces.
@@ -139,8 +143,8 @@ class ReplayServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteBuffer(self, request, context):
-        """Deletes a buffer and its files. Calls in flight on it end with NOT_FOUND. A retry that finds it
-        gone answers NOT_FOUND.
+        """Deletes a buffer and its files, damaged ones too. Calls in flight on it end with NOT_FOUND. A
+        retry that finds it gone answers NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -284,6 +288,8 @@ class ReplayService(object):
     RESOURCE_EXHAUSTED a limit of this server, named in the message; nothing was written;
     DEADLINE_EXCEEDED  the caller's deadline passed;
     UNAVAILABLE        the server is stopping or unreachable; trying again is safe for every RPC;
+    DATA_LOSS          the files of the named buffer or parameters are damaged and left as they are;
+    `replayring verify` on the server's machine says what is wrong;
     INTERNAL           a defect or an I/O error; the message carries an id to look up in the log.
 
     No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces.

@@ -52,6 +52,10 @@ class Checkpoint:
     episodes: int = 0
     reserved: int = 0
 
+    def low_after_power_loss(self, rows: int) -> int:
+        """Returns the first frame of a ring of so many rows that nothing was written over since."""
+        return min(max(self.low, self.reserved - rows), self.head)
+
 
 class Cursor:
     """One buffer's mapped cursor file. The durable side takes a lock of its own.
@@ -80,14 +84,14 @@ class Cursor:
         self._slack = self._rows - capacity
         self._sync = sync
         self._lock = threading.Lock()
-        slots = [slot for slot in map(self._read_slot, (0, 1)) if slot]
+        slots = [slot for slot in read_slots(page) if slot]
         if not slots:
             raise StorageError(
-                "neither durable slot of the cursor is whole; restore the buffer, or remove it"
+                "neither durable slot of the cursor is whole; restore the buffer, or delete it"
             )
         self.durable = max(slots, key=lambda slot: slot.generation)
         boot_id = machine_boot_id()
-        self.restored = self._boot_id.tobytes() != boot_id
+        self.restored = read_boot_id(page) != boot_id
         if self.restored:
             self._restore(boot_id)
         # The last server may have died between writing a slot and syncing it.
@@ -127,20 +131,31 @@ class Cursor:
         power loss, so `intent` may fall.
         """
         slot, counters = self.durable, self.counters
-        low = min(max(slot.low, slot.reserved - self._rows), slot.head)
+        low = slot.low_after_power_loss(self._rows)
         self._write(slot.head, low, slot.episodes, slot.head + self._slack)
         counters.low = low
         counters.head = counters.intent = slot.head
-        self._boot_id[:] = np.frombuffer(boot_id, np.uint8)
+        _boot_id_at(self._page)[:] = np.frombuffer(boot_id, np.uint8)
 
-    @property
-    def _boot_id(self) -> npt.NDArray[np.uint8]:
-        return self._page[layout.BOOT_ID_OFFSET : layout.BOOT_ID_OFFSET + 16]
 
-    def _read_slot(self, parity: int) -> Checkpoint | None:
-        encoded = _slot_at(self._page, parity)
-        words = encoded["words"][0]
-        return Checkpoint(*words.tolist()) if encoded["checksum"][0] == _checksum(words) else None
+def read_slots(page: npt.NDArray[np.uint8]) -> tuple[Checkpoint | None, Checkpoint | None]:
+    """Returns both durable slots of a cursor file, None for one that is not whole."""
+    return _read_slot(page, 0), _read_slot(page, 1)
+
+
+def read_boot_id(page: npt.NDArray[np.uint8]) -> bytes:
+    """Returns the boot id of the machine's run in which the live counters were written."""
+    return _boot_id_at(page).tobytes()
+
+
+def _boot_id_at(page: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return page[layout.BOOT_ID_OFFSET : layout.BOOT_ID_OFFSET + 16]
+
+
+def _read_slot(page: npt.NDArray[np.uint8], parity: int) -> Checkpoint | None:
+    encoded = _slot_at(page, parity)
+    words = encoded["words"][0]
+    return Checkpoint(*words.tolist()) if encoded["checksum"][0] == _checksum(words) else None
 
 
 def _write_slot(page: npt.NDArray[np.uint8], slot: Checkpoint) -> None:

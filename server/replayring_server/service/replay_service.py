@@ -68,14 +68,14 @@ class ReplayService:
 
     async def _list_buffers(self, message: bytes, _: Context) -> bytes:
         parse(replay_pb2.ListBuffersRequest, message)
-        infos = [self._store.get(name).info() for name in self._store.names()]
+        infos = [buffer.info() for buffer in self._store.buffers()]
         return replay_pb2.ListBuffersResponse(
             buffers=[info_to_message(info) for info in infos]
         ).SerializeToString()
 
     async def _delete_buffer(self, message: bytes, _: Context) -> bytes:
         request = parse(replay_pb2.DeleteBufferRequest, message)
-        buffer_id = self._store.get(request.name).buffer_id
+        buffer_id = self._store.id_of(request.name)
         await self._workers.change(
             partial(self._store.delete, request.name),
             then=partial(self._changes.notify, buffer_id),
