@@ -97,9 +97,7 @@ def weights(dataset: RemoteDataset, drop: int) -> Any:
         return str(error)
 
 
-@settings(
-    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), capacity=st.integers(9, 25))
 def test_random_use(make_real: MakeBuffer, data: st.DataObject, capacity: int) -> None:
     ours, naive = (
@@ -125,9 +123,7 @@ def test_random_use(make_real: MakeBuffer, data: st.DataObject, capacity: int) -
     ours.buffer.delete()  # or the examples would reach the server's limit of buffers
 
 
-@settings(
-    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), capacity=st.integers(9, 25), drop=st.integers(0, 8))
 def test_samples_are_eligible_and_whole(
     make_real: MakeBuffer, data: st.DataObject, capacity: int, drop: int
