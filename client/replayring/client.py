@@ -150,13 +150,16 @@ class Client:
     def buffers(self, *, timeout: float | None = None) -> list[BufferInfo]:
         """Returns what is known of every buffer, ordered by name."""
         patience = self._caller.patience("listing buffers", timeout)
-        response = self._caller.unary(
-            patience,
-            "ListBuffers",
-            replay_pb2.ListBuffersRequest(),
-            replay_pb2.ListBuffersResponse,
-        )
-        return [info_from_message(message) for message in response.buffers]
+        infos: list[BufferInfo] = []
+        request = replay_pb2.ListBuffersRequest()
+        while True:
+            page = self._caller.unary(
+                patience, "ListBuffers", request, replay_pb2.ListBuffersResponse
+            )
+            infos += [info_from_message(message) for message in page.buffers]
+            if not page.next_page_token:
+                return infos
+            request.page_token = page.next_page_token
 
     def delete_buffer(self, name: str, *, timeout: float | None = None) -> None:
         """Deletes a buffer and its files.

@@ -6,9 +6,10 @@ limit and the remedy.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from replayring_proto.errors import LimitExceededError
+from replayring_proto.errors import InvalidRequestError, LimitExceededError
 
 CHUNK_BYTES = 1 << 20
 """Payload bytes of one message: large enough to be cheap, small enough for fair scheduling."""
@@ -49,10 +50,20 @@ MAX_WINDOW_OFFSETS = 4096
 MAX_CAPACITY = 1 << 40
 """Frames of one buffer. Far below 2^63, so that no sum of two indices overflows int64."""
 
+MAX_PAGE_SIZE = 256
+"""Buffers in one page of ListBuffers."""
+
+PAGE_BYTES = 1 << 20
+"""Bytes after which a page of ListBuffers ends, so that one message holds it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerLimits:
     """Limits that a server's owner may change.
+
+    Memory that peers can make a server hold is, at most, `max_staging_bytes` for what comes in,
+    `max_sending_bytes` for what goes out, a few messages of at most 4 MiB for each of `max_calls`,
+    and the published parameters.
 
     Attributes:
         max_buffers: buffers in one data directory.
@@ -65,6 +76,22 @@ class ServerLimits:
         max_episode_bytes: bytes of one episode's pack.
         max_parameters_bytes: bytes of one published set of parameters.
         max_batches_in_flight: batches that one SampleBatch call may have asked for and not got.
+        max_staging_bytes: bytes of all packs that are being received and stored. A sender beyond it
+            is not refused: nothing of its call is read until there is room, in order of arrival.
+            At least `max_episode_bytes` and `max_parameters_bytes`.
+        max_sending_bytes: bytes of all packs that are being gathered and sent; a request beyond it
+            waits likewise. At least `max_reply_bytes`.
+        max_calls: calls in flight, health checks excepted.
+        max_watchers: WatchParameters calls with `follow` in flight.
+        max_connections: connections; one beyond it is closed at once. Never more than half of the
+            descriptors that the system allows.
+        stall_timeout_s: seconds that a peer may hold up a call: sending nothing of a first request
+            or of a pack that it began, or taking nothing of a reply. Then the call ends with
+            UNAVAILABLE, and an honest client tries again. Between packs a stream may rest for ever.
+        stall_patience_s: the same while others wait for the memory that the call holds, or, in
+            WatchParameters, once there is a newer version.
+        unary_timeout_s: seconds that a call of one request and one reply may take, whatever
+            deadline it has or has not.
     """
 
     max_buffers: int = 256
@@ -76,6 +103,36 @@ class ServerLimits:
     max_episode_bytes: int = 1 << 30
     max_parameters_bytes: int = 1 << 30
     max_batches_in_flight: int = 1024
+    max_staging_bytes: int = 2 << 30
+    max_sending_bytes: int = 2 << 30
+    max_calls: int = 4096
+    max_watchers: int = 1024
+    max_connections: int = 4096
+    stall_timeout_s: float = 60.0
+    stall_patience_s: float = 2.0
+    unary_timeout_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        """Checks that each makes sense by itself and beside the others.
+
+        Raises:
+            InvalidRequestError: one does not.
+        """
+        for name, value in vars(self).items():
+            if not 0 < value < math.inf:
+                raise InvalidRequestError(f"{name} is {value}; it must be above zero, and finite")
+        self._check_not_above("max_staging_bytes", "max_episode_bytes")
+        self._check_not_above("max_staging_bytes", "max_parameters_bytes")
+        self._check_not_above("max_sending_bytes", "max_reply_bytes")
+        self._check_not_above("stall_timeout_s", "stall_patience_s")
+
+    def _check_not_above(self, whole: str, part: str) -> None:
+        most, one = getattr(self, whole), getattr(self, part)
+        if one > most:
+            raise InvalidRequestError(
+                f"{whole} is {most:,}, below {part}, which is {one:,}; raise {whole}, or lower "
+                f"{part}"
+            )
 
 
 def check_limit(received: int, limit: int, what: str, remedy: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -13,6 +14,8 @@ from replayring_proto.limits import MAX_MESSAGE_BYTES
 from replayring_server.engine import Store
 from replayring_server.service.boundary import SERVICE
 from replayring_server.service.replay_service import ReplayService
+
+logger = logging.getLogger(__name__)
 
 _OPTIONS: list[tuple[str, int]] = [
     # On by default, it would let a second server take half of the connections, unseen.
@@ -33,6 +36,19 @@ _OPTIONS: list[tuple[str, int]] = [
 ]
 
 
+def _max_connections(limit: int) -> int:
+    """Returns how many connections to take: each holds a descriptor, as each mapped column does."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+    if allowed < limit:
+        logger.warning(
+            "taking %d connections at most, not %d: that is half of the descriptors that the "
+            "system allows (ulimit -n)",
+            allowed,
+            limit,
+        )
+    return min(limit, allowed)
+
+
 def _not_a_vanished_peer(record: logging.LogRecord) -> bool:
     """Says no to what gRPC logs, with a traceback, when a peer left before it had its status.
 
@@ -49,7 +65,10 @@ class Server:
         logging.getLogger("grpc._cython.cygrpc").addFilter(_not_a_vanished_peer)
         self._service = ReplayService(store)
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
-        self._grpc = grpc.aio.server(options=_OPTIONS)
+        connections = _max_connections(store.limits.max_connections)
+        self._grpc = grpc.aio.server(
+            options=[*_OPTIONS, ("grpc.max_allowed_incoming_connections", connections)]
+        )
         self._grpc.add_generic_rpc_handlers((self._service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
 

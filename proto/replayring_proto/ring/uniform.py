@@ -18,6 +18,7 @@ from replayring_proto.ring.reader import RingReader
 
 # Draws allowed before scanning: a fixed cost, and enough for one eligible frame in a hundred.
 _FREE_DRAWS = 1 << 16
+_SCANNED_AT_ONCE = 1 << 20
 _DRAWS_PER_FRAME = 128
 
 
@@ -30,8 +31,8 @@ class UniformSampler:
 
     Attributes:
         plan: what a batch holds.
-        costly: whether the next draw may take as long as looking at every live frame: the last one
-            did, or there was none yet.
+        costly: whether the next draw may take as long as looking at a great many frames: the last
+            one did, or there was none yet.
     """
 
     def __init__(
@@ -53,6 +54,9 @@ class UniformSampler:
         self._query = query
         self._rng = np.random.default_rng() if rng is None else rng
         self.costly = query.drop_n_last_frames > 0
+        # No live frame below this `index` is eligible. An episode becomes visible whole, so none
+        # will be: while a learner waits, each look at the ring is at new frames only.
+        self._barren = 0
 
     def batch(self) -> Pack:
         """Returns one batch, drawn with replacement.
@@ -72,6 +76,10 @@ class UniformSampler:
         count, drop = self._query.batch_size, self._query.drop_n_last_frames
         if not drop:
             return self._candidates(live, count)
+        if live.start < self._barren <= live.end:
+            live = Live(self._barren, live.end, live.capacity)
+            if len(live) <= _FREE_DRAWS:
+                return self._scan(live)
         drawn, accepted, found = 0, [], 0
         while found < count:
             if drawn > _FREE_DRAWS + _DRAWS_PER_FRAME * count:
@@ -91,10 +99,14 @@ class UniformSampler:
         return self._rng.integers(live.start, live.end, size)
 
     def _scan(self, live: Live) -> Indices:
-        self.costly = True
-        window = np.arange(live.start, live.end)
-        after = self._reader.frames_after(window)
-        eligible = window[after >= self._query.drop_n_last_frames]
+        self.costly = len(live) > _FREE_DRAWS
+        found = []
+        for start in range(live.start, live.end, _SCANNED_AT_ONCE):
+            window = np.arange(start, min(start + _SCANNED_AT_ONCE, live.end))
+            after = self._reader.frames_after(window)
+            found.append(window[after >= self._query.drop_n_last_frames])
+        eligible = np.concatenate(found) if found else np.arange(0)
         if not len(eligible):
+            self._barren = live.end
             raise NothingEligible
         return eligible[self._rng.integers(0, len(eligible), self._query.batch_size)]

@@ -36,14 +36,20 @@ class GetBufferResponse(_message.Message):
     def __init__(self, buffer: _Optional[_Union[_buffer_pb2.BufferInfo, _Mapping]] = ...) -> None: ...
 
 class ListBuffersRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListBuffersResponse(_message.Message):
-    __slots__ = ("buffers",)
+    __slots__ = ("buffers", "next_page_token")
     BUFFERS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     buffers: _containers.RepeatedCompositeFieldContainer[_buffer_pb2.BufferInfo]
-    def __init__(self, buffers: _Optional[_Iterable[_Union[_buffer_pb2.BufferInfo, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, buffers: _Optional[_Iterable[_Union[_buffer_pb2.BufferInfo, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class DeleteBufferRequest(_message.Message):
     __slots__ = ("name",)
