@@ -50,6 +50,22 @@ MAX_CAPACITY = 1 << 40
 """Frames of one buffer. Far below 2^63, so that no sum of two indices overflows int64."""
 
 
+MIN_TOKEN_LENGTH = 32
+"""Characters of a token: 128 bits, if they are hexadecimal and random."""
+
+MAX_TOKEN_LENGTH = 1024
+"""Characters of a token; the metadata of a request has 8 KiB for everything."""
+
+MAX_TOKENS = 1024
+"""Tokens of one server; each call is compared with every one of them."""
+
+HANDSHAKE_SECONDS = 10
+"""Until when a new connection must have finished its handshakes, or it is closed."""
+
+IDLE_CONNECTION_SECONDS = 3_600
+"""After which a connection without calls is closed; clients open another when they need it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServerLimits:
     """Limits that a server's owner may change.
@@ -65,6 +81,9 @@ class ServerLimits:
         max_episode_bytes: bytes of one episode's pack.
         max_parameters_bytes: bytes of one published set of parameters.
         max_batches_in_flight: batches that one SampleBatch call may have asked for and not got.
+        max_connections: connections open at once, at most half of the process's descriptors
+            whatever this says; one beyond it is closed, and its client tries again.
+        max_streams_per_connection: calls in flight on one connection; more wait in their client.
     """
 
     max_buffers: int = 256
@@ -76,6 +95,8 @@ class ServerLimits:
     max_episode_bytes: int = 1 << 30
     max_parameters_bytes: int = 1 << 30
     max_batches_in_flight: int = 1024
+    max_connections: int = 4096
+    max_streams_per_connection: int = 1024
 
 
 def check_limit(received: int, limit: int, what: str, remedy: str) -> None:

@@ -31,6 +31,8 @@ CODES: dict[type[ReplayRingError], StatusCode] = {
     errors.OvertakenError: StatusCode.ABORTED,
     errors.DeadlineError: StatusCode.DEADLINE_EXCEEDED,
     errors.ServerUnavailableError: StatusCode.UNAVAILABLE,
+    errors.AccessDeniedError: StatusCode.PERMISSION_DENIED,
+    errors.UnauthenticatedError: StatusCode.UNAUTHENTICATED,
     errors.ServerError: StatusCode.INTERNAL,
 }
 """What replay.proto says each error of a call is, written out once more."""
@@ -40,6 +42,7 @@ STAYS_HOME = {
     errors.ClosedError,
     errors.StorageError,
     errors.DirectoryLockedError,
+    errors.TLSError,
 }
 """Errors of one side alone; should one reach the wire, it is a failure of the server."""
 
