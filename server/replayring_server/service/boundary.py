@@ -18,6 +18,7 @@ import grpc
 from replayring_proto.errors import ReplayRingError, ServerError
 from replayring_proto.status import to_status
 from replayring_proto.v1 import replay_pb2
+from replayring_server.security.authorisation import Authorisation
 from replayring_server.service.drain import Drain, unavailable
 
 logger = logging.getLogger(__name__)
@@ -37,33 +38,38 @@ _STREAMS: dict[tuple[bool, bool], Callable[..., Any]] = {
 
 
 def generic_handler(
-    handlers: dict[str, Callable[..., Any]], drain: Drain
+    handlers: dict[str, Callable[..., Any]], drain: Drain, authorisation: Authorisation
 ) -> grpc.GenericRpcHandler:
     """Returns the service made of these handlers, one per method of ReplayService.
 
     A handler of a method that answers with a stream writes its messages to the context.
     """
     methods = replay_pb2.DESCRIPTOR.services_by_name["ReplayService"].methods
-    return grpc.method_handlers_generic_handler(
+    handler = grpc.method_handlers_generic_handler(
         SERVICE,
         {
             method.name: _STREAMS[method.client_streaming, method.server_streaming](
-                _guarded(method.name, handlers[method.name], drain)
+                _guarded(method.name, handlers[method.name], drain, authorisation)
             )
             for method in methods
         },
     )
+    return authorisation.guard(handler)
 
 
 def _guarded(
-    method: str, handler: Callable[..., Awaitable[Any]], drain: Drain
+    method: str,
+    handler: Callable[..., Awaitable[Any]],
+    drain: Drain,
+    authorisation: Authorisation,
 ) -> Callable[..., Awaitable[Any]]:
     """Wraps a handler so that an error ends the call with the status that stands for it."""
 
     @functools.wraps(handler)
     async def guarded(request: Any, context: Context) -> Any:
         try:
-            return await handler(request, context)
+            with authorisation.admitted(method, context.invocation_metadata() or ()):
+                return await handler(request, context)
         except ReplayRingError as error:
             # Its status, and not the error: that would keep this frame and itself alive, and a
             # deleted buffer's files with them, until the garbage collector comes by.

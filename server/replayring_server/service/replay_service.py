@@ -9,6 +9,7 @@ import grpc
 from replayring_proto.messages import info_to_message, parse, spec_from_message
 from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Store
+from replayring_server.security.authorisation import Authorisation
 from replayring_server.service import fetching, publishing
 from replayring_server.service.adding import AddEpisodes
 from replayring_server.service.boundary import Context, Requests, generic_handler
@@ -21,8 +22,9 @@ from replayring_server.service.workers import Workers
 class ReplayService:
     """The service over one store. Belongs to one event loop; does not close the store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, authorisation: Authorisation) -> None:
         self._store = store
+        self._authorisation = authorisation
         self._changes = Changes()
         self._workers = Workers()
         self._drain = Drain()
@@ -43,6 +45,7 @@ class ReplayService:
                 "WatchParameters": self._watch_parameters,
             },
             self._drain,
+            self._authorisation,
         )
 
     def stop_waiting(self) -> None:
