@@ -51,6 +51,23 @@ class MemoryPeak:
     growth: int = 0
 
 
+def command(*arguments: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
+    """Runs one of the server's commands, which is expected to end by itself."""
+    line = [sys.executable, "-m", "replayring_server", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def refusal_of(*arguments: str) -> str:
+    """Runs `serve`, which must end with 1 and say why in one line; returns the line."""
+    done = command("serve", *arguments)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if " ERROR " in line]
+    assert len(errors) == 1, done.stderr
+    return errors[0]
+
+
 class ServerProcess:
     """`python -m replayring_server serve` on a free port of 127.0.0.1, ready when made.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -13,7 +14,8 @@ from replayring._channel import Interrupted, Stub
 from replayring._patience import BackOff, passing
 from replayring._signals import WORKERS
 from replayring_proto.errors import ClosedError, ReplayRingError, ServerUnavailableError
-from replayring_proto.status import from_status
+
+_LOGGER = logging.getLogger(__name__)
 
 _JOIN_SECONDS = 5.0
 
@@ -82,6 +84,10 @@ class Background(ABC):
     def _has_work(self) -> bool:
         """Whether a call is to be made now. `_lock` is held."""
 
+    def _endures(self, failure: ReplayRingError) -> bool:
+        """Whether to make the next call in spite of a failure."""
+        return passing(failure)
+
     @abstractmethod
     def _converse(self, stub: Stub) -> None:
         """Makes one call, from beginning to end."""
@@ -106,7 +112,9 @@ class Background(ABC):
             if failure is None:
                 continue
             with self._lock:
-                if passing(failure):
+                if self._endures(failure):
+                    if not passing(failure) and type(failure) is not type(self._trouble):
+                        _LOGGER.warning("%s keeps trying: %s", self._name, failure)
                     self._trouble = failure
                     self._changed.wait_for(lambda: self._ended, back_off.delay())
                 else:
@@ -135,7 +143,7 @@ class Background(ABC):
         except Interrupted:
             return None
         except grpc.RpcError as error:
-            return from_status(error)
+            return self._caller.channel.failure(error)
         except ReplayRingError as error:
             return error
         finally:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from google.protobuf.message import Message
 
 from replayring._channel import Channel, Interrupted, Stub
-from replayring._patience import Patience, passing, seconds
+from replayring._patience import LOCKED_OUT, Patience, passing, seconds
 from replayring._signals import WORKERS
 from replayring_proto import limits
 from replayring_proto.errors import (
@@ -27,7 +27,6 @@ from replayring_proto.errors import (
 from replayring_proto.framing import decode_frame
 from replayring_proto.messages import parse
 from replayring_proto.pack import PackAssembler, parse_header
-from replayring_proto.status import from_status
 from replayring_proto.v1 import replay_pb2
 
 Arrays: TypeAlias = "dict[str, npt.NDArray[Any]]"
@@ -103,7 +102,7 @@ class Caller:
                 if patience.remaining() > 0:
                     continue
             except grpc.RpcError as error:
-                failure = from_status(error)
+                failure = self.channel.failure(error)
                 if not passing(failure):
                     raise failure from None
             except ServerUnavailableError as error:
@@ -151,6 +150,8 @@ class Caller:
         explain: Callable[[], str] | None = None,
     ) -> ReplayRingError:
         """Returns the error for a call whose time is up, last failed with `failure`."""
+        if isinstance(failure, LOCKED_OUT):
+            return type(failure)(f"{patience.what}, for {patience.timeout:g} s: {failure}")
         if isinstance(failure, ServerUnavailableError) or not self.reachable():
             return ServerUnavailableError(
                 f"{patience.what}: the server at {self.channel.address} could not be reached "
@@ -173,7 +174,7 @@ class Caller:
         except Interrupted:
             return True
         except grpc.RpcError as error:
-            return not passing(from_status(error))
+            return not passing(self.channel.failure(error))
         return True
 
     def buffer_info(self, name: str, patience: Patience) -> replay_pb2.GetBufferResponse:

@@ -22,7 +22,7 @@ from replayring._adding import METHOD, Acknowledgement, Outgoing, acknowledgemen
 from replayring._background import Background
 from replayring._calls import Arrays, Caller
 from replayring._channel import Stub
-from replayring._patience import LASTING_SECONDS
+from replayring._patience import LASTING_SECONDS, LOCKED_OUT, passing
 from replayring_proto.errors import ClosedError, NotFoundError, ReplayRingError
 from replayring_proto.pack import Pack
 
@@ -126,6 +126,10 @@ class Sender(Background):
 
     def _has_work(self) -> bool:
         return bool(self._pending)
+
+    def _endures(self, failure: ReplayRingError) -> bool:
+        # Nobody else has these episodes: they wait until somebody has let this writer in again.
+        return passing(failure) or isinstance(failure, LOCKED_OUT)
 
     def _converse(self, stub: Stub) -> None:
         outbox: queue.SimpleQueue[Outgoing | None] = queue.SimpleQueue()

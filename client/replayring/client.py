@@ -10,11 +10,13 @@ from typing import Any
 from replayring import parameters
 from replayring._calls import Caller
 from replayring._channel import Channel
+from replayring._credentials import Credentials, credentials_for
 from replayring.buffer import Buffer
 from replayring.parameters import Parameters
 from replayring_proto.errors import InvalidRequestError, NotFoundError
 from replayring_proto.messages import BufferInfo, info_from_message, spec_to_message
 from replayring_proto.spec import BufferSpec, check_name
+from replayring_proto.tls import TLS, FilePath
 from replayring_proto.v1 import replay_pb2
 
 __all__ = ["Client", "connect"]
@@ -28,26 +30,43 @@ def connect(
     *,
     timeout: float = DEFAULT_TIMEOUT,
     max_reply_bytes: int = DEFAULT_MAX_REPLY_BYTES,
+    tls: bool | TLS = False,
+    token: str | None = None,
+    token_file: FilePath | None = None,
+    insecure: bool = False,
 ) -> Client:
     """Returns a client of the server at an address. Connects when it is first used.
+
+    Where neither token nor token_file is given, the environment's REPLAYRING_TOKEN is taken, or
+    what the file holds that REPLAYRING_TOKEN_FILE names.
 
     Args:
         address: HOST:PORT, or another target that gRPC knows, such as "unix:/path".
         timeout: seconds that a call may take, retries included, where it is given none of its own.
         max_reply_bytes: what a reply may announce at most before memory is taken for it.
+        tls: how to make sure of the server; True trusts the public authorities that come with
+            grpcio, False speaks in the clear.
+        token: what shows the server who calls.
+        token_file: a file that holds the token instead. It is read for every call, so a new token
+            in it is taken up at once.
+        insecure: send the token in the clear to another machine all the same.
 
     Raises:
-        InvalidRequestError: an argument is not valid.
+        InvalidRequestError: an argument is not valid, or a token would leave this machine in the
+            clear.
+        StorageError: a file cannot be read or used.
     """
-    return Client(address, timeout, max_reply_bytes)
+    _check_address(address)
+    credentials = credentials_for(address, tls, token, token_file, insecure)
+    return Client(address, timeout, max_reply_bytes, credentials)
 
 
 class Client:
     """A client of one server.
 
-    Thread-safe. Picklable: the copy connects by itself. Usable on both sides of a fork: see `_fork`
-    for how. Whoever made it closes it, best with `with`; that ends its writers, streams and watches
-    as well.
+    Thread-safe. Picklable: the copy connects by itself, and carries the token. Usable on both sides
+    of a fork: see `_fork` for how. Whoever made it closes it, best with `with`; that ends its
+    writers, streams and watches as well.
 
     While the server is away, calls are tried again until their timeout.
 
@@ -61,19 +80,20 @@ class Client:
         address: str,
         timeout: float = DEFAULT_TIMEOUT,
         max_reply_bytes: int = DEFAULT_MAX_REPLY_BYTES,
+        credentials: Credentials | None = None,
     ) -> None:
-        if not isinstance(address, str) or not address:
-            raise InvalidRequestError(f"address is {address!r:.100}; it must be 'HOST:PORT'")
+        _check_address(address)
         if operator.index(max_reply_bytes) < 1:
             raise InvalidRequestError(f"max_reply_bytes is {max_reply_bytes}; it must be above 0")
-        self._channel = Channel(address)
+        self._channel = Channel(address, credentials)
         self._caller = Caller(self._channel, timeout, max_reply_bytes)
 
     def __repr__(self) -> str:
         return f"<Client of {self.address}>"
 
-    def __reduce__(self) -> tuple[type[Client], tuple[str, float, int]]:
-        return Client, (self.address, self.timeout, self._caller.max_reply_bytes)
+    def __reduce__(self) -> tuple[type[Client], tuple[str, float, int, Credentials]]:
+        more = (self._caller.max_reply_bytes, self._channel.credentials)
+        return Client, (self.address, self.timeout, *more)
 
     def __enter__(self) -> Client:
         return self
@@ -227,6 +247,11 @@ class Client:
         self._channel.check_open()
         seconds = math.inf if timeout is None else timeout
         return parameters.watch(self._caller, name, _version(after), seconds)
+
+
+def _check_address(address: str) -> None:
+    if not isinstance(address, str) or not address:
+        raise InvalidRequestError(f"address is {address!r:.100}; it must be 'HOST:PORT'")
 
 
 def _version(after: int) -> int:
