@@ -19,7 +19,7 @@ LASTING_SECONDS = 600.0
 
 _LONGEST_SECONDS = 30 * 86_400.0  # gRPC knows no infinite timeout
 _FIRST_DELAY_SECONDS = 0.05
-_LAST_DELAY_SECONDS = 2.0
+_LAST_DELAY_SECONDS = 0.5  # what is back is found within this; see `_channel` for the network
 
 
 class BackOff:

@@ -25,7 +25,7 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     # Connections move on now and then, so that a balancer or a new address gets its turn. Clients
     # reconnect by themselves.
     ("grpc.max_connection_age_ms", 12 * 3_600_000),
