@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias
 import grpc
 
 from replayring._fork import GATE
+from replayring._outage import Outage
 from replayring._signals import WORKERS
 from replayring_proto.errors import ClosedError
 from replayring_proto.limits import MAX_MESSAGE_BYTES
@@ -25,12 +26,11 @@ _CLOSE_SECONDS = 5.0
 _OPTIONS: list[tuple[str, int]] = [
     # gRPC's own retries stop silently above 256 KiB; `_calls` has ours.
     ("grpc.enable_retries", 0),
-    # A network that swallows everything and comes back must heal within 2 s of its return. TCP alone
-    # would wait as long again as the network was away, since it doubles its delays. So a connection
-    # that is silent for 4 s is given up (2 s to ask, 2 s to answer; what was sent and is not
-    # confirmed for 2 s has the same effect, as gRPC sets TCP_USER_TIMEOUT to the keepalive timeout),
-    # and a new one is tried at least every second from then on. Each try has 2 s, in which TCP
-    # repeats its SYN: enough for a distant server with TLS.
+    # A network that swallows everything must heal within 2 s of its return. TCP alone would stay
+    # away as long again, since it doubles its delays. So a connection that is silent for 4 s is
+    # given up (2 s, a ping, 2 s; gRPC also sets TCP_USER_TIMEOUT to the keepalive timeout, so data
+    # that nobody confirms for 2 s ends it too), and from then on a new one is tried at least every
+    # second. Each try has 2 s, in which TCP repeats its SYN: enough for a distant server with TLS.
     ("grpc.keepalive_time_ms", 2_000),
     ("grpc.keepalive_timeout_ms", 2_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -116,6 +116,7 @@ class Channel:
 
     Attributes:
         address: the server's address.
+        outage: what is known of the server's absence.
     """
 
     def __init__(self, address: str) -> None:
@@ -128,6 +129,7 @@ class Channel:
         if not self._closed:
             self._open_lock.acquire()
         self._lock = threading.Lock()
+        self.outage = Outage(self.address)
         self._grpc: grpc.Channel | None = None
         self._dependents: weakref.WeakSet[Dependent] = weakref.WeakSet()
 

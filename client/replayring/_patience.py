@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 
 from replayring._channel import Channel, Stub
 from replayring_proto.errors import (
     DeadlineError,
-    InvalidRequestError,
     ReplayRingError,
     ServerUnavailableError,
 )
@@ -92,18 +90,3 @@ class Patience:
 def passing(failure: ReplayRingError) -> bool:
     """Whether a failure may be gone at the next attempt."""
     return isinstance(failure, (ServerUnavailableError, DeadlineError))
-
-
-def seconds(timeout: float) -> float:
-    """Returns a timeout that a caller gave.
-
-    Raises:
-        InvalidRequestError: it is no number above zero.
-    """
-    try:
-        value = float(timeout)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not value > 0:
-        raise InvalidRequestError(f"timeout is {timeout!r}; it must be seconds above zero")
-    return value
