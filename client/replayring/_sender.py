@@ -284,8 +284,8 @@ class Sender(Background):
             text += f"; {_named(unsafe)} may be lost"
         if kept and self._spill:
             text += (
-                f"; {_named(kept)} kept in {self._spill.folder}: the next writer with this spill_dir"
-                " sends them"
+                f"; {_named(kept)} kept in {self._spill.folder}: the next writer with this"
+                " spill_dir sends them"
             )
         return text
 
