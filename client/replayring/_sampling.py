@@ -12,10 +12,9 @@ from replayring._background import Background
 from replayring._calls import Arrays, Caller, read_pack
 from replayring._channel import Stub
 from replayring._patience import LASTING_SECONDS, Patience
-from replayring_proto.errors import ClosedError, InvalidRequestError, ReplayRingError
+from replayring_proto.errors import ClosedError, ReplayRingError
 from replayring_proto.messages import parse, view_to_message
 from replayring_proto.query import SampleQuery
-from replayring_proto.spec import BufferSpec
 from replayring_proto.v1 import replay_pb2
 
 __all__ = ["SampleStream"]
@@ -37,28 +36,12 @@ class Sampling:
         query: batch size, view and dropped frames.
         min_frames: live frames to wait for.
         seed: start of the random stream, for tests; None for fresh entropy.
-
-    Raises:
-        InvalidRequestError: a number is out of its range.
     """
 
     buffer: str
     query: SampleQuery
     min_frames: int = 1
     seed: int | None = None
-
-    def check(self, spec: BufferSpec) -> None:
-        """Checks all of it against the buffer's spec.
-
-        Raises:
-            InvalidRequestError: a number is out of its range, or the query not valid.
-        """
-        self.query.check(spec)
-        check_range(self.query.batch_size, "batch_size", 1, (1 << 32) - 1)
-        check_range(self.query.drop_n_last_frames, "drop_n_last_frames", 0, (1 << 63) - 1)
-        check_range(self.min_frames, "min_frames", 0, spec.capacity)
-        if self.seed is not None:
-            check_range(self.seed, "seed", 0, (1 << 64) - 1)
 
     def request(self, batches: int = 1, received: int = 0) -> replay_pb2.SampleBatchRequest:
         """Returns the first request of a call.
@@ -129,7 +112,6 @@ class SampleStream(Background):
             in_flight: batches wanted ahead, at least 1.
             timeout: seconds that `next` waits for a batch; None for the client's own.
         """
-        check_range(in_flight, "in_flight", 1, (1 << 31) - 1)
         self._patience(caller, sampling, timeout)  # refuses a timeout that is none
         super().__init__(caller, "sample stream")
         self._sampling = sampling
@@ -231,17 +213,9 @@ class SampleStream(Background):
         reply = parse(replay_pb2.SampleBatchResponse, rest)
         with self._lock:
             self._ready.append((arrays, reply.next_index))
-            self._progress += 1
-            self._trouble = None
-            self._changed.notify_all()
+            self._got_somewhere()
 
     def _give_up(self, failure: ReplayRingError) -> None:
         if not self._ended:
             self._failure = failure
             self._ended = True
-
-
-def check_range(value: int, what: str, low: int, high: int) -> None:
-    """Raises `InvalidRequestError` unless `low <= value <= high`."""
-    if not low <= value <= high:
-        raise InvalidRequestError(f"{what} is {value:,}; it must be from {low:,} to {high:,}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from replayring._adding import Acknowledgement, Adder
+from replayring._arguments import whole
 from replayring._calls import Arrays
 from replayring._sampling import SampleStream, Sampling, sample
-from replayring.writer import DEFAULT_IN_FLIGHT_BYTES, Writer
+from replayring.writer import DEFAULT_IN_FLIGHT_BYTES, DEFAULT_SPILL_BYTES, Writer
 from replayring_proto.episode import check_episode, split_episodes
 from replayring_proto.errors import FrameNotFoundError, InvalidRequestError, InvalidSpecError
 from replayring_proto.messages import BufferInfo, info_from_message, view_to_message
@@ -126,15 +126,36 @@ class Buffer:
         return self._add(list(split_episodes(self.spec, data)), timeout)
 
     def writer(
-        self, *, writer_id: str | None = None, max_in_flight_bytes: int = DEFAULT_IN_FLIGHT_BYTES
+        self,
+        *,
+        writer_id: str | None = None,
+        max_in_flight_bytes: int = DEFAULT_IN_FLIGHT_BYTES,
+        spill_dir: str | os.PathLike[str] | None = None,
+        max_spill_bytes: int = DEFAULT_SPILL_BYTES,
+        timeout: float | None = None,
     ) -> Writer:
         """Returns a writer, which adds episodes step by step, in the background.
 
         Args:
             writer_id: identity under which sequences 1, 2, 3, ... are remembered, so that a program
                 that is run again with the same identity and the same episodes stores them once;
-                one that writes others needs a new identity. None makes one.
-            max_in_flight_bytes: what may wait to be acknowledged before `end_episode` waits.
+                one that writes others needs a new identity. None makes one, or takes the spill
+                directory's.
+            max_in_flight_bytes: memory for episodes that are not acknowledged. They die with the
+                process; a small number here lets `spill_dir` keep nearly all of them.
+            spill_dir: directory for what finds no room in memory, made if need be. Each writer
+                needs one of its own, and keeps it: the next writer that is given it sends what
+                was left, once, and goes on under the same identity with new sequences. None for no
+                spilling: `end_episode` waits.
+            max_spill_bytes: bytes of episodes in `spill_dir`, beyond which `end_episode` waits.
+            timeout: seconds that `end_episode`, `flush` and `close` wait, `math.inf` included; None
+                for the client's own.
+
+        Raises:
+            DirectoryLockedError: another writer uses `spill_dir`.
+            InvalidRequestError: an argument is not valid, or `spill_dir` belongs to another buffer
+                or identity.
+            StorageError: `spill_dir` cannot be used.
         """
         return Writer(
             self._caller,
@@ -142,6 +163,9 @@ class Buffer:
             self.spec,
             writer_id=writer_id,
             max_in_flight_bytes=max_in_flight_bytes,
+            spill_dir=spill_dir,
+            max_spill_bytes=max_spill_bytes,
+            timeout=timeout,
         )
 
     # Sampling
@@ -222,7 +246,9 @@ class Buffer:
         """
         view = View.of(keys, delta_timestamps, delta_indices, tolerance_s)
         sampling = self._sampling(batch_size, view, drop_n_last_frames, min_frames, seed)
-        return SampleStream(self._caller, sampling, operator.index(in_flight), timeout)
+        return SampleStream(
+            self._caller, sampling, whole(in_flight, "in_flight", 1, (1 << 31) - 1), timeout
+        )
 
     # Reading
 
@@ -302,11 +328,18 @@ class Buffer:
     def _sampling(
         self, batch_size: int, view: View, drop: int, min_frames: int, seed: int | None
     ) -> Sampling:
-        query = SampleQuery(operator.index(batch_size), view, operator.index(drop))
-        seed = None if seed is None else operator.index(seed)
-        sampling = Sampling(self.name, query, operator.index(min_frames), seed)
-        sampling.check(self.spec)
-        return sampling
+        query = SampleQuery(
+            whole(batch_size, "batch_size", 1, (1 << 32) - 1),
+            view,
+            whole(drop, "drop_n_last_frames", 0, (1 << 63) - 1),
+        )
+        query.check(self.spec)
+        return Sampling(
+            self.name,
+            query,
+            whole(min_frames, "min_frames", 0, self.spec.capacity),
+            None if seed is None else whole(seed, "seed", 0, (1 << 64) - 1),
+        )
 
 
 def _whole(values: Indices, what: str) -> list[int]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from replayring import parameters
+from replayring._arguments import whole
 from replayring._calls import Caller
 from replayring._channel import Channel
 from replayring._credentials import Credentials, credentials_for
@@ -23,6 +23,8 @@ __all__ = ["Client", "connect"]
 
 DEFAULT_TIMEOUT = 30.0
 DEFAULT_MAX_REPLY_BYTES = 4 << 30
+
+_MAX_VERSION = (1 << 64) - 1
 
 
 def connect(
@@ -83,10 +85,9 @@ class Client:
         credentials: Credentials | None = None,
     ) -> None:
         _check_address(address)
-        if operator.index(max_reply_bytes) < 1:
-            raise InvalidRequestError(f"max_reply_bytes is {max_reply_bytes}; it must be above 0")
+        limit = whole(max_reply_bytes, "max_reply_bytes", 1)
         self._channel = Channel(address, credentials)
-        self._caller = Caller(self._channel, timeout, max_reply_bytes)
+        self._caller = Caller(self._channel, timeout, limit)
 
     def __repr__(self) -> str:
         return f"<Client of {self.address}>"
@@ -141,7 +142,6 @@ class Client:
             durability: what survives a power loss: "none" (what was there when the server was last
                 stopped properly), "interval" (all but about the last second) or "commit" (every
                 acknowledged episode). The death of the server alone loses nothing in any case.
-            durability: what survives a power loss: "none", "interval" or "commit", see README.
             timeout: seconds, retries included; None for the client's own.
 
         Raises:
@@ -224,7 +224,9 @@ class Client:
         """
         check_name(name, "parameters' name")
         patience = self._caller.patience(f"fetching {name!r}", timeout)
-        return parameters.newest(self._caller, name, _version(after), patience, wait=False)
+        return parameters.newest(
+            self._caller, name, whole(after, "after", 0, (1 << 64) - 1), patience, wait=False
+        )
 
     def watch(
         self, name: str, *, after: int = 0, timeout: float | None = None
@@ -246,16 +248,11 @@ class Client:
         check_name(name, "parameters' name")
         self._channel.check_open()
         seconds = math.inf if timeout is None else timeout
-        return parameters.watch(self._caller, name, _version(after), seconds)
+        return parameters.watch(
+            self._caller, name, whole(after, "after", 0, (1 << 64) - 1), seconds
+        )
 
 
 def _check_address(address: str) -> None:
     if not isinstance(address, str) or not address:
         raise InvalidRequestError(f"address is {address!r:.100}; it must be 'HOST:PORT'")
-
-
-def _version(after: int) -> int:
-    number = operator.index(after)
-    if not 0 <= number < 1 << 64:
-        raise InvalidRequestError(f"after is {number}; it must be a version, or 0 for any")
-    return number

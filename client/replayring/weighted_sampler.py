@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from replayring._arguments import whole
 from replayring_proto.episode import as_array
 from replayring_proto.errors import InvalidRequestError
 
@@ -74,8 +75,10 @@ class WeightedSampler(Sampler[int]):
                 sequence, or a number is below 1. What a function returns is checked when it is
                 called.
         """
-        self.num_samples = _positive(num_samples, "num_samples")
-        self.refresh_every = _positive(refresh_every, "refresh_every")
+        self.num_samples = None if num_samples is None else whole(num_samples, "num_samples", 1)
+        self.refresh_every = (
+            None if refresh_every is None else whole(refresh_every, "refresh_every", 1)
+        )
         self.generator = generator
         self._function = weights if callable(weights) else None
         self._fixed = None if callable(weights) else _cumulative(weights)
@@ -142,9 +145,3 @@ def _blocks(start: int, end: int | None) -> Iterator[int]:
 
 def _earlier(first: int | None, second: int | None) -> int | None:
     return min((end for end in (first, second) if end is not None), default=None)
-
-
-def _positive(value: int | None, name: str) -> int | None:
-    if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
-        raise InvalidRequestError(f"{name} is {value}; it must be a whole number above 0, or None")
-    return None if value is None else int(value)
