@@ -18,6 +18,9 @@ from replayring_proto.status import from_status
 _JOIN_SECONDS = 5.0
 
 
+FOREIGN = "this {} belongs to the process that forked this one; make another here"
+
+
 class Background(ABC):
     """Makes one call after another while there is work, backing off while the server is away.
 
@@ -50,9 +53,7 @@ class Background(ABC):
     def check_native(self) -> None:
         """Raises `ClosedError` in a forked copy, whose thread and locks are the parent's."""
         if self.foreign:
-            raise ClosedError(
-                f"this {self._name} belongs to the process that forked this one; make another here"
-            )
+            raise ClosedError(FOREIGN.format(self._name))
 
     def start(self) -> None:
         """Starts the thread, unless that was done."""

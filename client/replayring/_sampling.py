@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
+from abc import abstractmethod
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -23,6 +25,8 @@ __all__ = ["SampleStream"]
 _METHOD = "SampleBatch"
 _ONE_MORE = replay_pb2.SampleBatchRequest(batches=1).SerializeToString()
 _EXPLAIN_SECONDS = 1.0
+
+CLOSED = "this sample stream was closed; make another"
 
 # An odd number near 2^64 / phi: successive multiples spread over all of 64 bits.
 _SPREAD = 0x9E3779B97F4A7C15
@@ -107,39 +111,12 @@ def sample(caller: Caller, sampling: Sampling, timeout: float | None) -> Arrays:
     return arrays
 
 
-class SampleStream(Background):
-    """Batches, fetched ahead; made by `Buffer.sample_stream`. An endless iterator.
-
-    One call to the server carries all batches, of which `in_flight` are always wanted, on their way
-    or waiting here. Where the server goes away the stream goes on when it is back, with other
-    batches than those that were lost; a seeded one then continues with another seed.
+class SampleStream(Iterator[Arrays]):
+    """Batches, one after the other; made by `Buffer.sample_stream`. An endless iterator.
 
     Thread-safe: several threads may take batches, and any may close it. Belongs to the process that
     made it; whoever made it closes it, best with `with`. Closing the client closes it too.
     """
-
-    def __init__(
-        self, caller: Caller, sampling: Sampling, in_flight: int, timeout: float | None
-    ) -> None:
-        """Starts fetching.
-
-        Args:
-            caller: makes the calls.
-            sampling: what to sample, checked.
-            in_flight: batches wanted ahead, at least 1.
-            timeout: seconds that `next` waits for a batch; None for the client's own.
-        """
-        check_range(in_flight, "in_flight", 1, (1 << 31) - 1)
-        self._patience(caller, sampling, timeout)  # refuses a timeout that is none
-        super().__init__(caller, "sample stream")
-        self._sampling = sampling
-        self._in_flight = in_flight
-        self._timeout = timeout
-        self._ready: deque[tuple[Arrays, int]] = deque()
-        self._next_index: int | None = None
-        self._requests: queue.SimpleQueue[bytes | None] | None = None
-        self._failure: ReplayRingError | None = None
-        self.start()
 
     def __enter__(self) -> SampleStream:
         return self
@@ -152,9 +129,7 @@ class SampleStream(Background):
     ) -> None:
         self.close()
 
-    def __iter__(self) -> SampleStream:
-        return self
-
+    @abstractmethod
     def __next__(self) -> Arrays:
         """Returns the next batch: writable arrays with the batch as first axis.
 
@@ -166,13 +141,54 @@ class SampleStream(Background):
             ClosedError: this stream or its client was closed, here or meanwhile.
             ReplayRingError: what else the server answered. The stream is at its end.
         """
+
+    @property
+    @abstractmethod
+    def next_index(self) -> int | None:
+        """How fresh the last batch returned is: frames ever added when it was drawn."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends it; waiting threads get `ClosedError`. Callable from any thread, and again."""
+
+
+class WireStream(Background, SampleStream):
+    """Batches from the server, fetched ahead.
+
+    One call carries all of them, of which `in_flight` are always wanted, on their way or waiting
+    here. Where the server goes away the stream goes on when it is back, with other batches than
+    those that were lost; a seeded one then continues with another seed.
+    """
+
+    def __init__(
+        self, caller: Caller, sampling: Sampling, in_flight: int, timeout: float | None
+    ) -> None:
+        """Starts fetching.
+
+        Args:
+            caller: makes the calls.
+            sampling: what to sample, checked.
+            in_flight: batches wanted ahead, checked.
+            timeout: seconds that `next` waits for a batch, checked; None for the client's own.
+        """
+        super().__init__(caller, "sample stream")
+        self._sampling = sampling
+        self._in_flight = in_flight
+        self._timeout = timeout
+        self._ready: deque[tuple[Arrays, int]] = deque()
+        self._next_index: int | None = None
+        self._requests: queue.SimpleQueue[bytes | None] | None = None
+        self._failure: ReplayRingError | None = None
+        self.start()
+
+    def __next__(self) -> Arrays:
         self.check_native()
         patience = self._patience(self._caller, self._sampling, self._timeout)
         with self._lock:
             seconds = min(patience.remaining(), threading.TIMEOUT_MAX)
             self._changed.wait_for(lambda: self._ready or self._failure or self._ended, seconds)
             if self._failure is None and self._ended:
-                raise ClosedError("this sample stream was closed; make another")
+                raise ClosedError(CLOSED)
             if self._ready:
                 return self._take()
             if self._failure is not None:
@@ -182,14 +198,9 @@ class SampleStream(Background):
 
     @property
     def next_index(self) -> int | None:
-        """How fresh the last batch returned is: frames ever added when it was drawn."""
         return self._next_index
 
     def close(self) -> None:
-        """Ends the call and the fetching; waiting threads get `ClosedError`.
-
-        Callable from any thread. Calling it again does nothing.
-        """
         if self.foreign:
             return
         with self._lock:
@@ -241,7 +252,8 @@ class SampleStream(Background):
             self._ended = True
 
 
-def check_range(value: int, what: str, low: int, high: int) -> None:
-    """Raises `InvalidRequestError` unless `low <= value <= high`."""
+def check_range(value: int, what: str, low: int, high: int) -> int:
+    """Returns `value`; raises `InvalidRequestError` unless `low <= value <= high`."""
     if not low <= value <= high:
         raise InvalidRequestError(f"{what} is {value:,}; it must be from {low:,} to {high:,}")
+    return value

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from replayring import parameters
 from replayring._calls import Caller
 from replayring._channel import Channel
+from replayring._same_host import place_of, same_host_setting
 from replayring.buffer import Buffer
 from replayring.parameters import Parameters
 from replayring_proto.errors import InvalidRequestError, NotFoundError
@@ -28,6 +30,7 @@ def connect(
     *,
     timeout: float = DEFAULT_TIMEOUT,
     max_reply_bytes: int = DEFAULT_MAX_REPLY_BYTES,
+    same_host: bool | str | os.PathLike[str] | None = None,
 ) -> Client:
     """Returns a client of the server at an address. Connects when it is first used.
 
@@ -35,11 +38,15 @@ def connect(
         address: HOST:PORT, or another target that gRPC knows, such as "unix:/path".
         timeout: seconds that a call may take, retries included, where it is given none of its own.
         max_reply_bytes: what a reply may announce at most before memory is taken for it.
+        same_host: whether frames are read straight from the server's files where this process can
+            open them, which is faster and yields the same; `Buffer.info` says whether they are. A
+            path says where the server's data directory is mounted here. None for what the
+            environment variable REPLAYRING_SAME_HOST says (0, 1 or a path), or else True.
 
     Raises:
         InvalidRequestError: an argument is not valid.
     """
-    return Client(address, timeout, max_reply_bytes)
+    return Client(address, timeout, max_reply_bytes, same_host)
 
 
 class Client:
@@ -61,19 +68,22 @@ class Client:
         address: str,
         timeout: float = DEFAULT_TIMEOUT,
         max_reply_bytes: int = DEFAULT_MAX_REPLY_BYTES,
+        same_host: bool | str | os.PathLike[str] | None = None,
     ) -> None:
         if not isinstance(address, str) or not address:
             raise InvalidRequestError(f"address is {address!r:.100}; it must be 'HOST:PORT'")
         if operator.index(max_reply_bytes) < 1:
             raise InvalidRequestError(f"max_reply_bytes is {max_reply_bytes}; it must be above 0")
+        self._same_host = same_host_setting(same_host)
         self._channel = Channel(address)
         self._caller = Caller(self._channel, timeout, max_reply_bytes)
 
     def __repr__(self) -> str:
         return f"<Client of {self.address}>"
 
-    def __reduce__(self) -> tuple[type[Client], tuple[str, float, int]]:
-        return Client, (self.address, self.timeout, self._caller.max_reply_bytes)
+    def __reduce__(self) -> tuple[type[Client], tuple[Any, ...]]:
+        max_reply_bytes = self._caller.max_reply_bytes
+        return Client, (self.address, self.timeout, max_reply_bytes, self._same_host)
 
     def __enter__(self) -> Client:
         return self
@@ -121,7 +131,6 @@ class Client:
             durability: what survives a power loss: "none" (what was there when the server was last
                 stopped properly), "interval" (all but about the last second) or "commit" (every
                 acknowledged episode). The death of the server alone loses nothing in any case.
-            durability: what survives a power loss: "none", "interval" or "commit", see README.
             timeout: seconds, retries included; None for the client's own.
 
         Raises:
@@ -133,8 +142,10 @@ class Client:
         spec = BufferSpec.from_data_spec(data_spec, capacity, fps, durability)
         request = replay_pb2.CreateBufferRequest(name=name, spec=spec_to_message(spec))
         patience = self._caller.patience(f"creating buffer {name!r}", timeout)
-        self._caller.unary(patience, "CreateBuffer", request, replay_pb2.CreateBufferResponse)
-        return Buffer(self, name, spec)
+        response = self._caller.unary(
+            patience, "CreateBuffer", request, replay_pb2.CreateBufferResponse
+        )
+        return self._handle(info_from_message(response.buffer))
 
     def buffer(self, name: str, *, timeout: float | None = None) -> Buffer:
         """Returns an existing buffer.
@@ -144,8 +155,7 @@ class Client:
         """
         check_name(name, "buffer name")
         patience = self._caller.patience(f"looking for buffer {name!r}", timeout)
-        info = info_from_message(self._caller.buffer_info(name, patience).buffer)
-        return Buffer(self, name, info.spec)
+        return self._handle(info_from_message(self._caller.buffer_info(name, patience).buffer))
 
     def buffers(self, *, timeout: float | None = None) -> list[BufferInfo]:
         """Returns what is known of every buffer, ordered by name."""
@@ -224,6 +234,10 @@ class Client:
         self._channel.check_open()
         seconds = math.inf if timeout is None else timeout
         return parameters.watch(self._caller, name, _version(after), seconds)
+
+    def _handle(self, info: BufferInfo) -> Buffer:
+        place = place_of(self._same_host, info)
+        return Buffer(self, info.name, info.spec, place)
 
 
 def _version(after: int) -> int:
