@@ -14,7 +14,12 @@ from replayring._background import Background
 from replayring._calls import Arrays, Caller, read_pack
 from replayring._channel import Stub
 from replayring._patience import LASTING_SECONDS, Patience
-from replayring_proto.errors import ClosedError, InvalidRequestError, ReplayRingError
+from replayring_proto.errors import (
+    ClosedError,
+    InvalidRequestError,
+    MalformedMessageError,
+    ReplayRingError,
+)
 from replayring_proto.messages import parse, view_to_message
 from replayring_proto.query import SampleQuery
 from replayring_proto.spec import BufferSpec
@@ -23,7 +28,6 @@ from replayring_proto.v1 import replay_pb2
 __all__ = ["SampleStream"]
 
 _METHOD = "SampleBatch"
-_ONE_MORE = replay_pb2.SampleBatchRequest(batches=1).SerializeToString()
 _EXPLAIN_SECONDS = 1.0
 
 CLOSED = "this sample stream was closed; make another"
@@ -64,11 +68,15 @@ class Sampling:
         if self.seed is not None:
             check_range(self.seed, "seed", 0, (1 << 64) - 1)
 
-    def request(self, batches: int = 1, received: int = 0) -> replay_pb2.SampleBatchRequest:
+    def request(
+        self, batches: int = 1, received: int = 0, per_pack: int = 1
+    ) -> replay_pb2.SampleBatchRequest:
         """Returns the first request of a call.
 
         Args:
             batches: batches wanted.
+            per_pack: how many may come together. A seeded stream gets them one by one, as they
+                would be drawn otherwise if they came in other numbers.
             received: batches that earlier calls gave. A seed is changed by it, so that a stream
                 that is resumed does not repeat itself.
         """
@@ -81,6 +89,7 @@ class Sampling:
                 drop_n_last_frames=self.query.drop_n_last_frames,
                 min_frames=self.min_frames,
                 seed=seed,
+                batches_per_pack=1 if seed is not None else per_pack,
             ),
             batches=batches,
         )
@@ -175,6 +184,11 @@ class WireStream(Background, SampleStream):
         self._sampling = sampling
         self._in_flight = in_flight
         self._timeout = timeout
+        # Batches are asked for and come in groups, so that small ones share the cost of a message,
+        # and one group is on its way while another is used up.
+        self._group = max(1, in_flight // 2)
+        self._more = replay_pb2.SampleBatchRequest(batches=self._group).SerializeToString()
+        self._taken = 0  # since more were asked for
         self._ready: deque[tuple[Arrays, int]] = deque()
         self._next_index: int | None = None
         self._requests: queue.SimpleQueue[bytes | None] | None = None
@@ -214,10 +228,12 @@ class WireStream(Background, SampleStream):
 
     def _take(self) -> Arrays:
         arrays, self._next_index = self._ready.popleft()
-        if self._requests is not None:
-            self._requests.put(_ONE_MORE)
-        else:
+        self._taken += 1
+        if self._requests is None:
             self._changed.notify_all()
+        elif self._taken >= self._group:
+            self._taken -= self._group
+            self._requests.put(self._more)
         return arrays
 
     def _has_work(self) -> bool:
@@ -227,7 +243,8 @@ class WireStream(Background, SampleStream):
         requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         with self._lock:
             wanted = self._in_flight - len(self._ready)
-            first = self._sampling.request(wanted, self._progress)
+            first = self._sampling.request(wanted, self._progress, self._group)
+            self._taken = 0
             requests.put(first.SerializeToString())
             self._requests = requests
         try:
@@ -240,9 +257,11 @@ class WireStream(Background, SampleStream):
 
     def _deliver(self, arrays: Arrays, rest: bytes) -> None:
         reply = parse(replay_pb2.SampleBatchResponse, rest)
+        batches = reply.batches or 1
+        parts = [(part, reply.next_index) for part in _split(arrays, batches)]
         with self._lock:
-            self._ready.append((arrays, reply.next_index))
-            self._progress += 1
+            self._ready.extend(parts)
+            self._progress += batches
             self._trouble = None
             self._changed.notify_all()
 
@@ -257,3 +276,16 @@ def check_range(value: int, what: str, low: int, high: int) -> int:
     if not low <= value <= high:
         raise InvalidRequestError(f"{what} is {value:,}; it must be from {low:,} to {high:,}")
     return value
+
+
+def _split(arrays: Arrays, parts: int) -> list[Arrays]:
+    """Returns arrays cut into so many equal parts along their first axis; views."""
+    if parts == 1:
+        return [arrays]
+    size = min(map(len, arrays.values())) // parts
+    if any(len(array) != size * parts for array in arrays.values()):
+        raise MalformedMessageError(f"a reply of {parts} batches cannot be cut into as many")
+    return [
+        {key: array[part * size : (part + 1) * size] for key, array in arrays.items()}
+        for part in range(parts)
+    ]

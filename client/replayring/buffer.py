@@ -204,7 +204,7 @@ class Buffer:
         self,
         batch_size: int,
         *,
-        in_flight: int = 4,
+        in_flight: int = 8,
         delta_timestamps: Offsets | None = None,
         delta_indices: Mapping[str, Sequence[int]] | None = None,
         drop_n_last_frames: int = 0,

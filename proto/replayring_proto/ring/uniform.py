@@ -8,6 +8,8 @@ is eligible does a scan of the window take over, which is exact as well.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from replayring_proto.pack import Pack
@@ -54,28 +56,28 @@ class UniformSampler:
         self._rng = np.random.default_rng() if rng is None else rng
         self.costly = query.drop_n_last_frames > 0
 
-    def batch(self) -> Pack:
-        """Returns one batch, drawn with replacement.
+    def batch(self, batches: int = 1) -> Pack:
+        """Returns one batch, drawn with replacement, or several in one pack, one after the other.
 
-        A batch is drawn anew as a whole if writers overtook it, so that frames about to be
-        overwritten are as likely as all others as long as they live.
+        All of it is drawn anew if writers overtook it, so that frames about to be overwritten are
+        as likely as all others as long as they live.
 
         Raises:
             NothingEligible: no live frame is eligible.
             ToleranceError: a window in seconds misses inside an episode.
         """
-        return self._reader.gather(self.plan, self._draw)
+        return self._reader.gather(self.plan, partial(self._draw, batches))
 
-    def _draw(self, live: Live) -> Indices:
+    def _draw(self, batches: int, live: Live) -> Indices:
         if not len(live):
             raise NothingEligible
-        count, drop = self._query.batch_size, self._query.drop_n_last_frames
+        count, drop = self._query.batch_size * batches, self._query.drop_n_last_frames
         if not drop:
             return self._candidates(live, count)
         drawn, accepted, found = 0, [], 0
         while found < count:
             if drawn > _FREE_DRAWS + _DRAWS_PER_FRAME * count:
-                return self._scan(live)
+                return self._scan(live, count)
             # A first guess of the acceptance, then what was seen of it, with some to spare.
             rate = max(found, 1) / max(drawn, 1) if drawn else 1.0
             size = min(int((count - found) / rate * 1.1) + 16, _FREE_DRAWS)
@@ -90,11 +92,11 @@ class UniformSampler:
     def _candidates(self, live: Live, size: int) -> Indices:
         return self._rng.integers(live.start, live.end, size)
 
-    def _scan(self, live: Live) -> Indices:
+    def _scan(self, live: Live, count: int) -> Indices:
         self.costly = True
         window = np.arange(live.start, live.end)
         after = self._reader.frames_after(window)
         eligible = window[after >= self._query.drop_n_last_frames]
         if not len(eligible):
             raise NothingEligible
-        return eligible[self._rng.integers(0, len(eligible), self._query.batch_size)]
+        return eligible[self._rng.integers(0, len(eligible), count)]

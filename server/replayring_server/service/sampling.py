@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from replayring_proto.errors import InvalidRequestError, MalformedMessageError
-from replayring_proto.limits import check_limit
+from replayring_proto.limits import CHUNK_BYTES, check_limit
 from replayring_proto.messages import parse, query_from_message
 from replayring_proto.pack import Pack
 from replayring_proto.ring import NothingEligible, UniformSampler
@@ -31,6 +33,7 @@ class SampleBatch:
         self._buffer: Buffer | None = None
         self._sampler: UniformSampler | None = None
         self._nbytes = 0
+        self._batches_per_pack = 1
         self._min_frames = 1
 
     async def run(self, requests: Requests, context: Context) -> None:
@@ -45,8 +48,11 @@ class SampleBatch:
                 "batches asked for at once",
                 "ask for more when some have come",
             )
-            for _ in range(request.batches or 1):
-                await self._send_batch(context)
+            wanted = request.batches or 1
+            while wanted:
+                together = min(wanted, self._batches_per_pack)
+                await self._send_batches(together, context)
+                wanted -= together
 
     def _prepare(self, spec: replay_pb2.SampleSpec) -> None:
         """Checks what is to be sampled, before memory is taken for it."""
@@ -65,24 +71,26 @@ class SampleBatch:
                 f"{buffer.spec.capacity:,} frames at most; it would wait for ever"
             )
         self._buffer, self._sampler, self._min_frames = buffer, sampler, spec.min_frames or 1
+        fitting = CHUNK_BYTES // max(self._nbytes, 1)
+        self._batches_per_pack = max(1, min(spec.batches_per_pack, fitting))
 
-    async def _send_batch(self, context: Context) -> None:
+    async def _send_batches(self, batches: int, context: Context) -> None:
         buffer, sampler = self._buffer, self._sampler
         if buffer is None or sampler is None:
             raise MalformedMessageError("the first request of SampleBatch must set `spec`")
-        pack = await self._draw(buffer, sampler)
-        rest = replay_pb2.SampleBatchResponse(next_index=buffer.reader.live.end)
+        pack = await self._draw(buffer, sampler, batches)
+        rest = replay_pb2.SampleBatchResponse(next_index=buffer.reader.live.end, batches=batches)
         await send_pack(context, pack, rest.SerializeToString())
 
-    async def _draw(self, buffer: Buffer, sampler: UniformSampler) -> Pack:
-        """Draws a batch as soon as there is enough to draw from."""
+    async def _draw(self, buffer: Buffer, sampler: UniformSampler, batches: int) -> Pack:
+        """Draws batches as soon as there is enough to draw from."""
         while True:
             seen = self._changes.count(buffer.buffer_id)
             buffer.check_open()
             if len(buffer.reader.live) >= self._min_frames:
                 try:
-                    nbytes = None if sampler.costly else self._nbytes
-                    return await self._workers.run(sampler.batch, nbytes)
+                    nbytes = None if sampler.costly else self._nbytes * batches
+                    return await self._workers.run(partial(sampler.batch, batches), nbytes)
                 except NothingEligible:
                     pass  # an episode that is long enough may yet come
             with self._drain.waiting():
