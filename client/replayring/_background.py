@@ -21,6 +21,9 @@ _LOGGER = logging.getLogger(__name__)
 _JOIN_SECONDS = 5.0
 
 
+FOREIGN = "this {} belongs to the process that forked this one; make another here"
+
+
 class Background(ABC):
     """Makes one call after another while there is work, backing off while the server is away.
 
@@ -53,9 +56,7 @@ class Background(ABC):
     def check_native(self) -> None:
         """Raises `ClosedError` in a forked copy, whose thread and locks are the parent's."""
         if self.foreign:
-            raise ClosedError(
-                f"this {self._name} belongs to the process that forked this one; make another here"
-            )
+            raise ClosedError(FOREIGN.format(self._name))
 
     def start(self) -> None:
         """Starts the thread, unless that was done."""
@@ -81,9 +82,9 @@ class Background(ABC):
         if self._thread not in (None, threading.current_thread()):
             self._thread.join(_JOIN_SECONDS)
 
-    def _got_somewhere(self) -> None:
-        """Says that the server did something. `_lock` is held."""
-        self._progress += 1
+    def _got_somewhere(self, steps: int = 1) -> None:
+        """Says that the server did something, or that many things. `_lock` is held."""
+        self._progress += steps
         self._trouble = None
         self._caller.channel.outage.answered()
         self._changed.notify_all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from replayring._arguments import whole
 from replayring._calls import Caller
 from replayring._channel import Channel
 from replayring._credentials import Credentials, credentials_for
+from replayring._same_host import place_of, same_host_setting
 from replayring.buffer import Buffer
 from replayring.parameters import Parameters
 from replayring_proto.errors import InvalidRequestError, NotFoundError
@@ -36,6 +38,7 @@ def connect(
     token: str | None = None,
     token_file: FilePath | None = None,
     insecure: bool = False,
+    same_host: bool | str | os.PathLike[str] | None = None,
 ) -> Client:
     """Returns a client of the server at an address. Connects when it is first used.
 
@@ -52,6 +55,10 @@ def connect(
         token_file: a file that holds the token instead. It is read for every call, so a new token
             in it is taken up at once.
         insecure: send the token in the clear to another machine all the same.
+        same_host: whether frames are read straight from the server's files where this process can
+            open them, which is faster and yields the same; `Buffer.info` says whether they are. A
+            path says where the server's data directory is mounted here. None for what the
+            environment variable REPLAYRING_SAME_HOST says (0, 1 or a path), or else True.
 
     Raises:
         InvalidRequestError: an argument is not valid, or a token would leave this machine in the
@@ -60,7 +67,7 @@ def connect(
     """
     _check_address(address)
     credentials = credentials_for(address, tls, token, token_file, insecure)
-    return Client(address, timeout, max_reply_bytes, credentials)
+    return Client(address, timeout, max_reply_bytes, credentials, same_host)
 
 
 class Client:
@@ -83,17 +90,19 @@ class Client:
         timeout: float = DEFAULT_TIMEOUT,
         max_reply_bytes: int = DEFAULT_MAX_REPLY_BYTES,
         credentials: Credentials | None = None,
+        same_host: bool | str | os.PathLike[str] | None = None,
     ) -> None:
         _check_address(address)
         limit = whole(max_reply_bytes, "max_reply_bytes", 1)
+        self._same_host = same_host_setting(same_host)
         self._channel = Channel(address, credentials)
         self._caller = Caller(self._channel, timeout, limit)
 
     def __repr__(self) -> str:
         return f"<Client of {self.address}>"
 
-    def __reduce__(self) -> tuple[type[Client], tuple[str, float, int, Credentials]]:
-        more = (self._caller.max_reply_bytes, self._channel.credentials)
+    def __reduce__(self) -> tuple[type[Client], tuple[Any, ...]]:
+        more = (self._caller.max_reply_bytes, self._channel.credentials, self._same_host)
         return Client, (self.address, self.timeout, *more)
 
     def __enter__(self) -> Client:
@@ -153,8 +162,10 @@ class Client:
         spec = BufferSpec.from_data_spec(data_spec, capacity, fps, durability)
         request = replay_pb2.CreateBufferRequest(name=name, spec=spec_to_message(spec))
         patience = self._caller.patience(f"creating buffer {name!r}", timeout)
-        self._caller.unary(patience, "CreateBuffer", request, replay_pb2.CreateBufferResponse)
-        return Buffer(self, name, spec)
+        response = self._caller.unary(
+            patience, "CreateBuffer", request, replay_pb2.CreateBufferResponse
+        )
+        return self._handle(info_from_message(response.buffer))
 
     def buffer(self, name: str, *, timeout: float | None = None) -> Buffer:
         """Returns an existing buffer.
@@ -164,8 +175,7 @@ class Client:
         """
         check_name(name, "buffer name")
         patience = self._caller.patience(f"looking for buffer {name!r}", timeout)
-        info = info_from_message(self._caller.buffer_info(name, patience).buffer)
-        return Buffer(self, name, info.spec)
+        return self._handle(info_from_message(self._caller.buffer_info(name, patience).buffer))
 
     def buffers(self, *, timeout: float | None = None) -> list[BufferInfo]:
         """Returns what is known of every buffer, ordered by name."""
@@ -251,6 +261,10 @@ class Client:
         return parameters.watch(
             self._caller, name, whole(after, "after", 0, (1 << 64) - 1), seconds
         )
+
+    def _handle(self, info: BufferInfo) -> Buffer:
+        place = place_of(self._same_host, info)
+        return Buffer(self, info.name, info.spec, place)
 
 
 def _check_address(address: str) -> None:

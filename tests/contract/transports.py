@@ -287,9 +287,17 @@ def client(address: str, folder: Path) -> Iterator[Transport]:
         yield ClientTransport(connected)
 
 
+@contextmanager
+def same_host(address: str, folder: Path) -> Iterator[Transport]:
+    """`replayring.connect`, to read from the files of the server at an address."""
+    with replayring.connect(address, same_host=True) as connected:
+        yield ClientTransport(connected)
+
+
 TRANSPORTS: dict[str, Callable[[str, Path], AbstractContextManager[Transport]]] = {
     "engine": engine,
     "wire": wire,
     "client": client,
+    "same host": same_host,
 }
 """Each is given a running server's address, and an empty folder for what it keeps itself."""

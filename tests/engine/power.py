@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from replayring_proto import layout
 from replayring_proto.layout import CURSOR
-from replayring_server.engine import cursor, files
+from replayring_server.engine import files
 
 SECTOR = 512
 CURSOR_GRAIN = 16
@@ -44,7 +45,7 @@ class PowerDisk:
         """Gives the machine a new boot id."""
         self._boots += 1
         boot_id = self._boots.to_bytes(16, "big")
-        self._monkeypatch.setattr(cursor, "machine_boot_id", lambda: boot_id)
+        self._monkeypatch.setattr(layout, "machine_boot_id", lambda: boot_id)
 
     def pass_moment(self) -> None:
         """Notes what lies in every file now: the kernel might write it back at this moment."""

@@ -81,9 +81,7 @@ class Buffer:
         self._disk_bytes = sum(sizes.values())
         self._mapped = {file: files.map_file(folder / file) for file in sizes}
         columns = {
-            key: self._mapped[f"{layout.COLUMNS}/{key}"]
-            .view(column.dtype)
-            .reshape(-1, *column.shape)
+            key: layout.column_rows(self._mapped[f"{layout.COLUMNS}/{key}"], column)
             for key, column in layout.stored_columns(self.spec).items()
         }
         self._cursor = Cursor(
