@@ -173,15 +173,16 @@ def check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
             )
 
 
-def map_file(path: Path) -> Bytes:
-    """Maps a file for reading and writing; it is unmapped when the last array of it is gone.
+def map_file(path: Path, *, writable: bool = True) -> Bytes:
+    """Maps a file; it is unmapped when the last array of it is gone.
 
     Raises:
         StorageError: it cannot be, for lack of descriptors, say: each mapping holds one.
     """
-    fd = open_file(path, os.O_RDWR)
+    fd = open_file(path, os.O_RDWR if writable else os.O_RDONLY)
     try:
-        return np.frombuffer(mmap.mmap(fd, 0), np.uint8)
+        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        return np.frombuffer(mmap.mmap(fd, 0, access=access), np.uint8)
     except OSError as error:
         raise StorageError(f"cannot map {path}: {error.strerror}") from None
     finally:
