@@ -1,6 +1,6 @@
-"""Opening a buffer's files to read them: regular files only, never through a symbolic link.
+"""Opening a buffer's files: regular files only, never through a symbolic link.
 
-The server's engine adds the writing side.
+What creates, replaces and syncs them is the engine's.
 """
 
 from __future__ import annotations
@@ -73,15 +73,16 @@ def check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
             )
 
 
-def map_to_read(path: Path) -> Bytes:
-    """Maps a file read-only; it is unmapped when the last array of it is gone.
+def map_file(path: Path, *, writable: bool = False) -> Bytes:
+    """Maps a file; it is unmapped when the last array of it is gone.
 
     Raises:
         StorageError: it cannot be, for lack of descriptors, say: each mapping holds one.
     """
-    fd = open_file(path, os.O_RDONLY)
+    fd = open_file(path, os.O_RDWR if writable else os.O_RDONLY)
     try:
-        return np.frombuffer(mmap.mmap(fd, 0, access=mmap.ACCESS_READ), np.uint8)
+        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        return np.frombuffer(mmap.mmap(fd, 0, access=access), np.uint8)
     except OSError as error:
         raise StorageError(f"cannot map {path}: {error.strerror}") from None
     finally:

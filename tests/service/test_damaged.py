@@ -1,4 +1,4 @@
-"""Damaged files under a running server: a status of its own, and everything else is served."""
+"""Damaged files under a running server: a status of their own, and everything else served."""
 
 from __future__ import annotations
 

@@ -44,12 +44,12 @@ class MappedRing:
         self.buffer_id, spec = layout.decode_meta(files.read_whole(meta), str(meta))
         sizes = layout.file_sizes(spec)
         files.check_sizes(folder, sizes)
-        cursor = files.map_to_read(folder / layout.CURSOR)
+        cursor = files.map_file(folder / layout.CURSOR)
         # Over a network file system another machine may hold them, whose writes come late or never.
         if layout.boot_id_of(cursor).tobytes() != layout.machine_boot_id():
             raise StorageError(f"{folder} is not in use by a server of this machine")
         columns = {
-            key: layout.column_rows(files.map_to_read(folder / layout.COLUMNS / key), column)
+            key: layout.column_rows(files.map_file(folder / layout.COLUMNS / key), column)
             for key, column in layout.stored_columns(spec).items()
         }
         self.reader = RingReader(spec, Counters(cursor), columns)

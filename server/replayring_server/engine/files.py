@@ -12,17 +12,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import mmap
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from replayring_proto.errors import DiskSpaceError, StorageError
-from replayring_proto.files import Bytes, open_file
+from replayring_proto.errors import DiskSpaceError
 from replayring_proto.files import check_sizes as check_sizes  # for the engine's other modules
+from replayring_proto.files import map_file as map_file
+from replayring_proto.files import open_file as open_file
 from replayring_proto.files import read_whole as read_whole
 
 logger = logging.getLogger(__name__)
@@ -136,21 +134,6 @@ def sync_folder(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def map_file(path: Path) -> Bytes:
-    """Maps a file for reading and writing; it is unmapped when the last array of it is gone.
-
-    Raises:
-        StorageError: it cannot be, for lack of descriptors, say: each mapping holds one.
-    """
-    fd = open_file(path, os.O_RDWR)
-    try:
-        return np.frombuffer(mmap.mmap(fd, 0), np.uint8)
-    except OSError as error:
-        raise StorageError(f"cannot map {path}: {error.strerror}") from None
     finally:
         os.close(fd)
 
