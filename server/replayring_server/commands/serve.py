@@ -13,6 +13,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from replayring_proto.errors import InvalidRequestError, ReplayRingError, StorageError
+from replayring_proto.limits import ServerLimits
 from replayring_server.engine import Store
 from replayring_server.server import Server
 
@@ -38,6 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long calls in flight may finish after SIGTERM (default: %(default)s)",
     )
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change one of the limits in replayring_proto/limits.py, such as max_calls=10000; "
+        "may be repeated",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -48,7 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     _raise_descriptor_limit()
     try:
         host, port = parse_address(arguments.listen)
-        _run_loop(_serve(arguments.data_dir, host, port, arguments.grace))
+        limits = ServerLimits.of(arguments.limit)
+        _run_loop(_serve(arguments.data_dir, host, port, arguments.grace, limits))
     except (ReplayRingError, OSError) as error:
         logger.error("%s", error)
         return 1
@@ -70,7 +80,7 @@ def parse_address(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
-async def _serve(data_dir: str, host: str, port: int, grace_s: float) -> None:
+async def _serve(data_dir: str, host: str, port: int, grace_s: float, limits: ServerLimits) -> None:
     loop = asyncio.get_running_loop()
     stopping, disk_failed = asyncio.Event(), asyncio.Event()
 
@@ -81,7 +91,7 @@ async def _serve(data_dir: str, host: str, port: int, grace_s: float) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     try:
-        with Store(data_dir, on_failure=on_failure) as store:
+        with Store(data_dir, limits, on_failure) as store:
             await _serve_store(store, host, port, grace_s, stopping)
     finally:
         if disk_failed.is_set():
