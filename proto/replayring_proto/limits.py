@@ -7,6 +7,7 @@ limit and the remedy.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from replayring_proto.errors import InvalidRequestError, LimitExceededError
@@ -94,7 +95,8 @@ class ServerLimits:
         max_batches_in_flight: batches that one SampleBatch call may have asked for and not got.
         max_staging_bytes: bytes of all packs that are being received and stored. A sender beyond it
             is not refused: nothing of its call is read until there is room, in order of arrival.
-            At least `max_episode_bytes` and `max_parameters_bytes`.
+            Packs of 1 MiB or less are not counted and never wait. At least `max_episode_bytes`
+            and `max_parameters_bytes`.
         max_sending_bytes: bytes of all packs that are being gathered and sent; a request beyond it
             waits likewise. At least `max_reply_bytes`.
         max_calls: calls in flight, health checks excepted.
@@ -129,6 +131,33 @@ class ServerLimits:
     stall_timeout_s: float = 60.0
     stall_patience_s: float = 2.0
     unary_timeout_s: float = 300.0
+
+    @classmethod
+    def of(cls, settings: Iterable[str]) -> ServerLimits:
+        """Returns the default limits with some changed.
+
+        Args:
+            settings: changes as NAME=VALUE.
+
+        Raises:
+            InvalidRequestError: there is no such limit, or no such value of it.
+        """
+        kinds = {name: type(value) for name, value in vars(cls()).items()}
+        changes = {}
+        for setting in settings:
+            name, _, value = setting.partition("=")
+            if name not in kinds:
+                raise InvalidRequestError(
+                    f"there is no limit {name!r}; there are {', '.join(kinds)}"
+                )
+            try:
+                changes[name] = kinds[name](value)
+            except ValueError:
+                raise InvalidRequestError(
+                    f"{name} is {value!r}; it must be a number"
+                    + (", whole, without a unit" if kinds[name] is int else ", in seconds")
+                ) from None
+        return cls(**changes)
 
     def __post_init__(self) -> None:
         """Checks that each makes sense by itself and beside the others.

@@ -230,12 +230,13 @@ def test_stalls_that_nobody_minds(tmp_path: Path) -> None:
 
 
 def test_stalls_that_others_wait_for(tmp_path: Path) -> None:
-    limits = {"max_episode_bytes": 2000, "max_parameters_bytes": 2000, "max_staging_bytes": 3000}
-    with serving(tmp_path, **SLOW, **limits) as (_, wire):
-        wire.create("b", SPEC)
-        stalled = half_an_episode(wire, "b", "stalled", frames(50), chunk=100)
-        wire.add("b", frames(20), writer_id="other")  # there is room for both
-        assert wire.add("b", frames(60), writer_id="other", sequence=2)
+    limits = dict.fromkeys(("max_episode_bytes", "max_parameters_bytes"), 4 << 20)
+    with serving(tmp_path, **SLOW, **limits, max_staging_bytes=6 << 20) as (_, wire):
+        wire.create("b", spec_message({"x": ("uint8", (1 << 20,))}, capacity=4))
+        images = np.ones((4, 1 << 20), np.uint8)
+        stalled = half_an_episode(wire, "b", "stalled", {"x": images[:3]}, chunk=1 << 20)
+        wire.add("b", {"x": images[:2]}, writer_id="other")  # there is room for both
+        assert wire.add("b", {"x": images[:3]}, writer_id="other", sequence=2)
         with refused(*TRY_AGAIN, "for 0.2 s, and others wait for the memory"):
             stalled.receive()
 

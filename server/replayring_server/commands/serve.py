@@ -49,11 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="another address, without TLS, that answers the health service and nothing else",
     )
     parser.add_argument(
-        "--max-connections",
-        type=_positive,
-        default=ServerLimits.max_connections,
-        metavar="NUMBER",
-        help="connections open at once (default: %(default)s)",
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change one of the limits in replayring_proto/limits.py, such as max_calls=10000; "
+        "may be repeated",
     )
     _add_security_arguments(parser)
 
@@ -140,16 +141,10 @@ def _settings_from(arguments: argparse.Namespace) -> _Settings:
         check_exposure(arguments.listen, host, lacking)
     elif lacking:
         logger.warning("--insecure: there is no %s", " and no ".join(lacking))
-    limits = ServerLimits(max_connections=arguments.max_connections)
+    limits = ServerLimits.of(arguments.limit)
     return _Settings(
         *(arguments.data_dir, host, port, arguments.grace, health, limits, certificates, tokens)
     )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 async def _serve(settings: _Settings) -> None:

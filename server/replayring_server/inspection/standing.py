@@ -77,8 +77,8 @@ def check_standing(
     if not all(whole) and standing.durable.generation:
         yield Finding(
             cursor,
-            f"durable slot {whole.index(False)} at byte {layout.SLOT_OFFSETS[whole.index(False)]} is not "
-            "whole",
+            f"durable slot {whole.index(False)} at byte "
+            f"{layout.SLOT_OFFSETS[whole.index(False)]} is not whole",
             "a server that is killed while it writes one leaves it so. Opening uses the other one; "
             "if the machine lost power besides, that is the state one sync earlier",
             "none is needed: the next sync writes it anew",

@@ -14,24 +14,25 @@ class Budget:
 
     Attributes:
         nbytes: how many there are in all.
+        free: how many of them nobody holds.
     """
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
-        self._free = nbytes
+        self.free = nbytes
         self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @property
     def missing(self) -> int:
         """Bytes that have to be given back before the first who waits is served."""
-        return self._queue[0][0] - self._free if self._queue else 0
+        return self._queue[0][0] - self.free if self._queue else 0
 
     async def take(self, nbytes: int) -> Hold:
         """Returns a hold on that much, at most all there is, once there is room."""
-        if self._queue or nbytes > self._free:
+        if nbytes and (self._queue or nbytes > self.free):
             await self._wait(nbytes)
         else:
-            self._free -= nbytes
+            self.free -= nbytes
         return Hold(self, nbytes)
 
     async def _wait(self, nbytes: int) -> None:
@@ -50,13 +51,13 @@ class Budget:
 
     def give_back(self, nbytes: int) -> None:
         """Takes back what was given out, and serves who now has room."""
-        self._free += nbytes
+        self.free += nbytes
         self._serve()
 
     def _serve(self) -> None:
-        while self._queue and self._queue[0][0] <= self._free:
+        while self._queue and self._queue[0][0] <= self.free:
             nbytes, turn = self._queue.popleft()
-            self._free -= nbytes
+            self.free -= nbytes
             turn.set_result(None)
 
 

@@ -23,7 +23,7 @@ from replayring_proto.errors import (
     ReplayRingError,
     ServerUnavailableError,
 )
-from replayring_proto.limits import ServerLimits, check_limit
+from replayring_proto.limits import CHUNK_BYTES, ServerLimits, check_limit
 from replayring_server.service.budget import Budget, Hold
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -100,10 +100,14 @@ class Call:
             yield
 
     async def take(self, budget: Budget, nbytes: int) -> None:
-        """Takes memory for the call's pack, waiting for room. A call holds one pack's at a time."""
+        """Takes memory for the call's pack, waiting for room. A call holds one pack's at a time.
+
+        A small pack is not worth a queue: so whoever deals in small ones is never held up by the
+        large ones of others. Each call has a message or two of that size in memory anyway.
+        """
         assert self.hold is None
         with self.resting():
-            self.hold = await budget.take(nbytes)
+            self.hold = await budget.take(nbytes if nbytes > CHUNK_BYTES else 0)
         self.begin_pack()
 
     def begin_pack(self) -> None:
