@@ -5,22 +5,19 @@ REPLAYRING_POWER_LOSSES sets how many losses are tried; millions take a while.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from replayring_proto.errors import StorageError
 from replayring_proto.query import View
 from replayring_proto.ring import Plan
 from replayring_proto.spec import BufferSpec
-from replayring_server.engine import Buffer, Origin, cursor
+from replayring_server.engine import Buffer, Origin
 from replayring_server.engine.records import EpisodeLog, Record
 from tests.engine.power import PowerDisk
 
@@ -157,36 +154,3 @@ def test_power_loss_at_any_moment_keeps_what_was_promised(
     memory_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str
 ) -> None:
     assert live_through(memory_path, monkeypatch, durability, LOSSES) >= LOSSES
-
-
-def checkpoint_before_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    sync = Buffer._sync
-
-    def mutated(buffer: Buffer) -> None:
-        live = buffer.reader.live
-        buffer._cursor.checkpoint(live.end, live.start, buffer._next_episode)
-        buffer._cursor.durable = dataclasses.replace(buffer._cursor.durable, head=-1)
-        sync(buffer)
-
-    monkeypatch.setattr(Buffer, "_sync", mutated)
-
-
-def no_reservation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cursor.Cursor, "reserve", lambda self, until: None)
-
-
-def one_slot_without_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
-    slot_at = cursor._slot_at
-    monkeypatch.setattr(cursor, "_slot_at", lambda page, parity: slot_at(page, 0))
-    monkeypatch.setattr(cursor, "_checksum", lambda words: 1)
-
-
-@pytest.mark.parametrize(
-    "mutate", [checkpoint_before_data, no_reservation, one_slot_without_checksum]
-)
-def test_power_loss_finds_planted_mistakes(
-    memory_path: Path, monkeypatch: pytest.MonkeyPatch, mutate: Callable[[pytest.MonkeyPatch], None]
-) -> None:
-    mutate(monkeypatch)
-    with pytest.raises((AssertionError, StorageError)):
-        live_through(memory_path, monkeypatch, "interval", 4000)

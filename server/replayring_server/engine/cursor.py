@@ -87,7 +87,7 @@ class Cursor:
             )
         self.durable = max(slots, key=lambda slot: slot.generation)
         boot_id = machine_boot_id()
-        self.restored = self._boot_id.tobytes() != boot_id
+        self.restored = _boot_id_at(page).tobytes() != boot_id
         if self.restored:
             self._restore(boot_id)
         # The last server may have died between writing a slot and syncing it.
@@ -95,8 +95,9 @@ class Cursor:
 
     @staticmethod
     def format(page: npt.NDArray[np.uint8]) -> None:
-        """Makes a page of zeros the cursor of an empty ring."""
+        """Makes a page of zeros the cursor of an empty ring, as of this start of the machine."""
         _write_slot(page, Checkpoint())
+        _boot_id_at(page)[:] = np.frombuffer(machine_boot_id(), np.uint8)
 
     def reserve(self, until: int) -> None:
         """Makes it safe to touch the rows of frames below `until`. Cheap unless it must sync."""
@@ -131,16 +132,16 @@ class Cursor:
         self._write(slot.head, low, slot.episodes, slot.head + self._slack)
         counters.low = low
         counters.head = counters.intent = slot.head
-        self._boot_id[:] = np.frombuffer(boot_id, np.uint8)
-
-    @property
-    def _boot_id(self) -> npt.NDArray[np.uint8]:
-        return self._page[layout.BOOT_ID_OFFSET : layout.BOOT_ID_OFFSET + 16]
+        _boot_id_at(self._page)[:] = np.frombuffer(boot_id, np.uint8)
 
     def _read_slot(self, parity: int) -> Checkpoint | None:
         encoded = _slot_at(self._page, parity)
         words = encoded["words"][0]
         return Checkpoint(*words.tolist()) if encoded["checksum"][0] == _checksum(words) else None
+
+
+def _boot_id_at(page: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return page[layout.BOOT_ID_OFFSET : layout.BOOT_ID_OFFSET + 16]
 
 
 def _write_slot(page: npt.NDArray[np.uint8], slot: Checkpoint) -> None:
