@@ -10,7 +10,8 @@ from __future__ import annotations
 import random
 import shutil
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,7 @@ class PowerDisk:
         self._synced: dict[Path, bytes] = {}
         self._since: defaultdict[Path, list[bytes]] = defaultdict(list)
         self._monkeypatch = monkeypatch
+        self._folder = Path()
         monkeypatch.setattr(files, "sync_file", self._sync)
         self._boots = 0
         self.restart_machine()
@@ -75,6 +77,15 @@ class PowerDisk:
             if path.is_file() and path.suffix != ".json"
         }
         self._since.clear()
+
+    @contextmanager
+    def watching(self, folder: Path, watcher: Callable[[], None]) -> Iterator[None]:
+        """Takes what a loss has left in `folder` in place of the files watched before, for now."""
+        outer = self._folder, self._synced, self._since, self.watcher
+        self._since, self.watcher = defaultdict(list), watcher
+        self.watch(folder)
+        yield
+        self._folder, self._synced, self._since, self.watcher = outer
 
     def _sync(self, path: Path) -> None:
         if path not in self._synced:

@@ -237,6 +237,16 @@ def test_a_reopened_buffer_is_the_one_that_was_closed(tmp_path: Path) -> None:
         assert (stored.index, stored.episode_index) == (27, 3)
 
 
+def test_a_new_buffer_is_not_taken_for_one_that_a_power_loss_cut_back(tmp_path: Path) -> None:
+    """Nor when its server died before it was opened again: that would warn of a loss."""
+    store = Store(tmp_path)
+    buffer, _ = store.create("a", SPEC)
+    assert not buffer.restored
+    die(store)
+    with Store(tmp_path) as store:
+        assert not store.get("a").restored
+
+
 def test_opening_and_closing_changes_nothing(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         store.create("a", SPEC)[0].append(checked_episode(SPEC, 1, 9))

@@ -92,8 +92,9 @@ class Cursor:
 
     @staticmethod
     def format(page: npt.NDArray[np.uint8]) -> None:
-        """Makes a page of zeros the cursor of an empty ring."""
+        """Makes a page of zeros the cursor of an empty ring, as of this start of the machine."""
         _write_slot(page, Checkpoint())
+        layout.boot_id_of(page)[:] = np.frombuffer(layout.machine_boot_id(), np.uint8)
 
     def reserve(self, until: int) -> None:
         """Makes it safe to touch the rows of frames below `until`. Cheap unless it must sync."""
