@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from replayring import parameters
-from replayring._arguments import whole
+from replayring import _arguments, parameters
+from replayring._arguments import seconds, whole
 from replayring._calls import Caller
 from replayring._channel import Channel
 from replayring.buffer import Buffer
 from replayring.parameters import Parameters
-from replayring_proto.errors import InvalidRequestError, NotFoundError
+from replayring_proto.errors import NotFoundError
 from replayring_proto.messages import BufferInfo, info_from_message, spec_to_message
 from replayring_proto.spec import BufferSpec, check_name
 from replayring_proto.v1 import replay_pb2
@@ -64,10 +64,8 @@ class Client:
         timeout: float = DEFAULT_TIMEOUT,
         max_reply_bytes: int = DEFAULT_MAX_REPLY_BYTES,
     ) -> None:
-        if not isinstance(address, str) or not address:
-            raise InvalidRequestError(f"address is {address!r:.100}; it must be 'HOST:PORT'")
         limit = whole(max_reply_bytes, "max_reply_bytes", 1)
-        self._channel = Channel(address)
+        self._channel = Channel(_arguments.address(address))
         self._caller = Caller(self._channel, timeout, limit)
 
     def __repr__(self) -> str:
@@ -201,9 +199,8 @@ class Client:
         """
         check_name(name, "parameters' name")
         patience = self._caller.patience(f"fetching {name!r}", timeout)
-        return parameters.newest(
-            self._caller, name, whole(after, "after", 0, (1 << 64) - 1), patience, wait=False
-        )
+        known = whole(after, "after", 0, _MAX_VERSION)
+        return parameters.newest(self._caller, name, known, patience, wait=False)
 
     def watch(
         self, name: str, *, after: int = 0, timeout: float | None = None
@@ -224,7 +221,6 @@ class Client:
         """
         check_name(name, "parameters' name")
         self._channel.check_open()
-        seconds = math.inf if timeout is None else timeout
-        return parameters.watch(
-            self._caller, name, whole(after, "after", 0, (1 << 64) - 1), seconds
-        )
+        known = whole(after, "after", 0, _MAX_VERSION)
+        each = math.inf if timeout is None else seconds(timeout)
+        return parameters.watch(self._caller, name, known, each)

@@ -143,6 +143,32 @@ def wait_through_holes(hosts: Hosts, address: str) -> None:
         users.end()
 
 
+@pytest.mark.timeout(120)
+def test_a_connection_on_which_nothing_happens_is_given_up(
+    hosts: Hosts, server: ServerProcess
+) -> None:
+    """Within 4 s, not in the half minute of the server's side; 15 s where the machine is busy."""
+    hosts.on_client(wait_in_vain, server.address)
+
+
+def wait_in_vain(hosts: Hosts, address: str) -> None:
+    with replayring.connect(address, timeout=PATIENCE) as client:
+        client.publish("p", {"x": [0]})
+        versions = client.watch("p")
+        next(versions)
+        waiting = threading.Thread(target=lambda: next(versions))
+        waiting.start()
+        client.buffers()
+        hosts.swallow()
+        swallowed = time.monotonic()
+        eventually(lambda: client._channel.outage.seconds, "it is noticed", patience=15)
+        print("noticed after", round(time.monotonic() - swallowed, 2))
+        hosts.mend()
+        client.publish("p", {"x": [0]})
+        waiting.join(PATIENCE)
+        assert not waiting.is_alive()
+
+
 def hole(hosts: Hosts, how: str, seconds: float) -> None:
     getattr(hosts, how)()
     time.sleep(seconds)  # how long it lasts is what is tested, not waited for
