@@ -163,8 +163,9 @@ class Caller:
         if isinstance(failure, ServerUnavailableError) or not self.reachable():
             return ServerUnavailableError(
                 f"{patience.what}: the server at {self.channel.address} could not be reached "
-                f"within {patience.timeout:g} s{_reason(failure)}; check that it runs and that "
-                "the address is right, or give it more time"
+                f"within {patience.timeout:g} s{_reason(failure)}; check that it runs (`replayring "
+                "serve --data-dir DIR` starts one) and that the address is right, or give it more "
+                "time"
             )
         return DeadlineError(
             f"{patience.what}: the server at {self.channel.address} gave no answer within "

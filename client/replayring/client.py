@@ -7,15 +7,15 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from replayring import parameters
-from replayring._arguments import whole
+from replayring import _arguments, parameters
+from replayring._arguments import seconds, whole
 from replayring._calls import Caller
 from replayring._channel import Channel
 from replayring._credentials import Credentials, credentials_for
 from replayring._same_host import place_of, same_host_setting
 from replayring.buffer import Buffer
 from replayring.parameters import Parameters
-from replayring_proto.errors import InvalidRequestError, NotFoundError
+from replayring_proto.errors import NotFoundError
 from replayring_proto.messages import BufferInfo, info_from_message, spec_to_message
 from replayring_proto.spec import BufferSpec, check_name
 from replayring_proto.tls import TLS, FilePath
@@ -65,8 +65,7 @@ def connect(
             clear.
         StorageError: a file cannot be read or used.
     """
-    _check_address(address)
-    credentials = credentials_for(address, tls, token, token_file, insecure)
+    credentials = credentials_for(_arguments.address(address), tls, token, token_file, insecure)
     return Client(address, timeout, max_reply_bytes, credentials, same_host)
 
 
@@ -92,10 +91,9 @@ class Client:
         credentials: Credentials | None = None,
         same_host: bool | str | os.PathLike[str] | None = None,
     ) -> None:
-        _check_address(address)
         limit = whole(max_reply_bytes, "max_reply_bytes", 1)
         self._same_host = same_host_setting(same_host)
-        self._channel = Channel(address, credentials)
+        self._channel = Channel(_arguments.address(address), credentials)
         self._caller = Caller(self._channel, timeout, limit)
 
     def __repr__(self) -> str:
@@ -234,9 +232,8 @@ class Client:
         """
         check_name(name, "parameters' name")
         patience = self._caller.patience(f"fetching {name!r}", timeout)
-        return parameters.newest(
-            self._caller, name, whole(after, "after", 0, (1 << 64) - 1), patience, wait=False
-        )
+        known = whole(after, "after", 0, _MAX_VERSION)
+        return parameters.newest(self._caller, name, known, patience, wait=False)
 
     def watch(
         self, name: str, *, after: int = 0, timeout: float | None = None
@@ -257,16 +254,9 @@ class Client:
         """
         check_name(name, "parameters' name")
         self._channel.check_open()
-        seconds = math.inf if timeout is None else timeout
-        return parameters.watch(
-            self._caller, name, whole(after, "after", 0, (1 << 64) - 1), seconds
-        )
+        known = whole(after, "after", 0, _MAX_VERSION)
+        each = math.inf if timeout is None else seconds(timeout)
+        return parameters.watch(self._caller, name, known, each)
 
     def _handle(self, info: BufferInfo) -> Buffer:
-        place = place_of(self._same_host, info)
-        return Buffer(self, info.name, info.spec, place)
-
-
-def _check_address(address: str) -> None:
-    if not isinstance(address, str) or not address:
-        raise InvalidRequestError(f"address is {address!r:.100}; it must be 'HOST:PORT'")
+        return Buffer(self, info.name, info.spec, place_of(self._same_host, info))

@@ -199,9 +199,8 @@ class RemoteDataset(Dataset[Item]):
 
     @tolerance_s.setter
     def tolerance_s(self, value: float | None) -> None:
-        tolerance = None if value is None else float(value)
-        View(tolerance_s=tolerance).check(self.buffer.spec)
-        self._tolerance_s = tolerance
+        View(tolerance_s=value).check(self.buffer.spec)
+        self._tolerance_s = None if value is None else float(value)
         self._changes += 1
 
     # Items

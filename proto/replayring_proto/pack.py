@@ -228,6 +228,8 @@ def tensor_specs(columns: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]]) 
 
 
 def _tensor_of(name: str, array: npt.NDArray[Any]) -> TensorSpec:
+    if not isinstance(name, str):
+        raise InvalidRequestError(f"names must be strings, received {name!r:.60}")
     if array.dtype.name not in DTYPES:
         raise InvalidRequestError(
             f"{name!r} has dtype {array.dtype}, which cannot be sent; use one of "
