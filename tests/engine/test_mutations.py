@@ -94,12 +94,12 @@ PROOFS: dict[str, tuple[Proof, str]] = {
     "no duplicate check": (retries("append"), "stored twice"),
     "no payload check": (retries("append"), "another episode was taken for the same"),
     "writer not recovered": (retries("append"), "stored twice"),
-    "description before files": (deaths("creation"), "is there already and is no buffer"),
-    "remove before rename": (deaths("deletion"), "remains of a buffer"),
+    "description before files": (deaths("creation"), "remains of a buffer"),
+    "remove before rename": (deaths("deletion"), "a buffer cannot be opened"),
     "parameters in place": (deaths("publishing"), "damaged"),
     "slot before data": (losses("interval"), "a torn row|of another"),
     "no reservation": (losses("interval"), "a torn row|of another"),
-    "one slot without checksum": (losses("interval"), "neither durable slot|contradict|lost|row"),
+    "one slot without checksum": (losses("interval"), "neither durable slot|damaged|lost|row"),
     "acknowledge before sync": (losses("commit"), "frames that were durable are lost"),
 }
 
