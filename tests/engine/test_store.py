@@ -196,10 +196,19 @@ def test_an_unknown_name_is_answered_with_those_there_are(store: Store) -> None:
         store.get("a")
     store.create("alpha", SPEC)
     store.create("beta", SPEC)
-    with pytest.raises(NotFoundError, match="there are alpha, beta"):
-        store.get("gamma")
+    with pytest.raises(NotFoundError, match=r"there are alpha, beta$"):
+        store.get("other")
+    with pytest.raises(NotFoundError, match=r"did you mean .alpha.\?"):
+        store.get("alfa")
     with pytest.raises(NotFoundError):
-        store.delete("gamma")
+        store.delete("other")
+
+
+def test_an_unknown_name_among_many_gets_a_short_answer(store: Store) -> None:
+    for number in range(12):
+        store.create(f"b{number:02}", SPEC)
+    with pytest.raises(NotFoundError, match=r"there are b00, .*, b09 and 2 more$"):
+        store.get("other")
 
 
 def test_any_program_can_read_a_column_as_documented(store: Store) -> None:
