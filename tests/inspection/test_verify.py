@@ -16,7 +16,7 @@ from replayring_proto import layout
 from replayring_proto.errors import DirectoryLockedError, NotFoundError
 from replayring_server.engine import Origin, Store
 from replayring_server.engine.lock import DirectoryLock
-from replayring_server.inspection import Report, frames, reading, verify
+from replayring_server.inspection import Report, describe, frames, reading, verify
 from tests.engine.folders import fingerprint
 from tests.inspection.spoiling import (
     SPEC,
@@ -95,6 +95,11 @@ DAMAGES: dict[str, tuple[Spoil, str, str]] = {
         "has 904 bytes, but the buffer's spec says 912",
     ),
     "a longer cursor": (truncate("ring/cursor", -1), "ring/cursor", "has 4,097 bytes"),
+    "columns that are gone": (
+        lambda data_dir: shutil.rmtree(data_dir / "ring/columns"),
+        "ring/columns/_bounds",
+        "No such file",
+    ),
     "no durable slot": (
         lambda data_dir: [flip(data_dir / "ring/cursor", at, 1) for at in layout.SLOT_OFFSETS],
         "ring",
@@ -276,6 +281,14 @@ def test_damage_is_found_and_explained(data_dir: Path, damage: str) -> None:
     text = "\n".join(report.lines())
     assert f"DAMAGE    {where}: " in text
     assert "no damage" not in text
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_does_not_keep_info_from_saying_the_rest(data_dir: Path, damage: str) -> None:
+    DAMAGES[damage][0](data_dir)
+    found = describe(data_dir)
+    assert "other" in [state.name for state in found.buffers] or "other" in damage
+    assert list(found.lines())
 
 
 @pytest.mark.parametrize("damage", [None, *DAMAGES])

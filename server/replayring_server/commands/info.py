@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints what there is; returns 0, 1 if something of it is damaged, 2 if it is no such DIR."""
     try:
         found = describe(arguments.directory)
-    except ReplayRingError as error:
+    except (ReplayRingError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     print(json.dumps(found.as_json(), indent=2) if arguments.json else "\n".join(found.lines()))

@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the report; returns 0 without damage, 1 with, and 2 if it cannot be checked."""
     try:
         report = verify(arguments.directory, contents=not arguments.quick)
-    except ReplayRingError as error:
+    except (ReplayRingError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     print(json.dumps(report.as_json(), indent=2) if arguments.json else "\n".join(report.lines()))

@@ -21,7 +21,7 @@ from replayring_proto.errors import (
 )
 from replayring_proto.limits import ServerLimits, check_limit
 from replayring_proto.spec import BufferSpec, check_name, is_name
-from replayring_server.engine import files
+from replayring_server.engine import file_systems, files
 from replayring_server.engine.buffer import Buffer
 from replayring_server.engine.lock import DirectoryLock
 from replayring_server.engine.parameters import Parameters
@@ -76,6 +76,8 @@ class Store:
         self._damaged: dict[str, str] = {}  # what is wrong, by name; an error would hold its frame
         with contextlib.ExitStack() as undo:
             self.lock = undo.enter_context(DirectoryLock(self.data_dir))
+            if concern := file_systems.concern(self.data_dir):
+                logger.warning("%s", concern)
             self._remove_leftovers()
             self.parameters = Parameters(self.data_dir, self.limits.max_parameter_sets)
             self._open_all()

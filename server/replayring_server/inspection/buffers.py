@@ -47,7 +47,7 @@ class BufferCheck:
             # Beyond damage to what says where things lie, nothing could be said for sure.
             if self._report.add(self._check_files(spec)):
                 self._check_ring(spec)
-        except StorageError as error:
+        except OSError as error:
             self._report.add([Finding(str(self._where), str(error), _REFUSED, _RESTORE)])
         return buffer_id
 
@@ -59,7 +59,8 @@ class BufferCheck:
         for name, size in sizes.items():
             yield from self._check_file(name, size)
         known = {*sizes, layout.META, layout.COLUMNS}
-        for path in sorted((*self._folder.iterdir(), *(self._folder / layout.COLUMNS).iterdir())):
+        folders = (self._folder, self._folder / layout.COLUMNS)
+        for path in sorted(path for each in folders if each.is_dir() for path in each.iterdir()):
             name = str(path.relative_to(self._folder))
             if name not in known:
                 yield Finding(

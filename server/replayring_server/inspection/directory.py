@@ -28,18 +28,13 @@ def verify(data_dir: Path | str, *, contents: bool = True) -> Report:
     Raises:
         NotFoundError: it is no data directory.
         DirectoryLockedError: a server has it, or had it meanwhile.
-        StorageError: it cannot be read.
+        OSError: it cannot be listed.
     """
     folder = Path(data_dir).resolve()
     check_data_dir(folder)
     before = _refuse_beside_server(folder)
     report = Report(str(folder))
-    try:
-        _check_all(folder, report, contents)
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(f"cannot read {folder}: {error}") from None
+    _check_all(folder, report, contents)
     if _refuse_beside_server(folder) != before:
         raise DirectoryLockedError(
             f"a server had {folder} while it was checked, so what was found means nothing; run it "

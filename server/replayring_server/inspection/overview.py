@@ -152,7 +152,7 @@ def describe(data_dir: Path | str) -> Description:
 
     Raises:
         NotFoundError: it is no data directory.
-        StorageError: it cannot be read.
+        OSError: it cannot be listed.
     """
     folder = Path(data_dir).resolve()
     check_data_dir(folder)
@@ -161,17 +161,31 @@ def describe(data_dir: Path | str) -> Description:
     for path in store.buffer_folders(folder):
         try:
             buffers.append(_buffer(path))
-        except (StorageError, OvertakenError) as error:
-            unreadable[f"buffer {path.name}"] = str(error)
-    for path in parameters.files_of(folder):
-        try:
-            found = parameters.load(path)
-            tensors = len(found.pack.layout.tensors)
-            size = path.lstat().st_size
-            sets.append(ParametersState(path.name, found.version, tensors, size))
-        except StorageError as error:
-            unreadable[f"parameters {path.name}"] = str(error)
-    return Description(str(folder), holder_of(folder), buffers, sets, unreadable)
+        except (OSError, OvertakenError) as error:
+            if path.exists():  # or else it was deleted meanwhile
+                unreadable[f"buffer {path.name}"] = str(error)
+    try:
+        for path in parameters.files_of(folder):
+            try:
+                sets.append(_parameters(path))
+            except StorageError as error:
+                unreadable[f"parameters {path.name}"] = str(error)
+    except StorageError as error:
+        unreadable[parameters.FOLDER] = str(error)
+    return Description(str(folder), _holder(folder), buffers, sets, unreadable)
+
+
+def _holder(folder: Path) -> str | None:
+    try:
+        return holder_of(folder)
+    except StorageError:
+        return None  # a lock that is none; no server starts on it
+
+
+def _parameters(path: Path) -> ParametersState:
+    found = parameters.load(path)
+    tensors = len(found.pack.layout.tensors)
+    return ParametersState(path.name, found.version, tensors, path.lstat().st_size)
 
 
 def _buffer(folder: Path) -> BufferState:
