@@ -1,16 +1,13 @@
 """A writer's background: sends episodes in order and exactly once, however often the call breaks.
 
-Theory of operation. Episodes wait in `_pending`, in order, until they are acknowledged. A thread
-makes calls. Each call begins with everything pending and takes what is added meanwhile; when
-nothing comes for a while it ends, and the next episode begins another. So an idle writer has no
-call, and every call ends and has a deadline. A call that breaks is made again with what is then
-pending, under the same sequences: the server stores each once.
+Theory of operation. Episodes wait in a backlog, in order, until they are acknowledged. A thread
+makes calls. Each call begins with the whole backlog and takes what is added meanwhile; when nothing
+comes for a while it ends, and the next episode begins another. So an idle writer has no call, and
+every call ends and has a deadline. A call that breaks is made again with what is then left, under
+the same sequences: the server stores each once.
 
-A refused episode ends its call. It is the first one pending, since acknowledgements come in order;
-it is dropped, its error is kept for the caller, and the next call begins with the one after it.
-
-Memory is bounded. An episode that finds no room there goes to a file, if there is a spill, and
-keeps its place in `_pending`; it is read when its turn comes. Without room in either, `put` waits.
+A refused episode ends its call. It is the first one left, since acknowledgements come in order; it
+is dropped, its error is kept for the caller, and the next call begins with the one after it.
 """
 
 from __future__ import annotations
@@ -24,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from replayring._adding import METHOD, Acknowledgement, Outgoing, acknowledgement, messages
 from replayring._background import Background
+from replayring._backlog import Backlog, Held, named
 from replayring._calls import Arrays, Caller
 from replayring._channel import Stub
 from replayring._patience import LASTING_SECONDS, LOCKED_OUT, passing
@@ -67,27 +65,22 @@ class Sender(Background):
         self.acknowledged = 0
         self.last: Acknowledgement | None = None
         self._buffer = buffer
-        self._max_bytes = max_bytes
         self._timeout = timeout
-        self._spill = spill
-        self._pending: deque[Outgoing | Spilled] = deque(spill.waiting() if spill else ())
-        self._sequence = spill.reserved if spill else 0
-        self._memory_bytes = 0
-        self._told: set[str] = set()
+        self._backlog = Backlog(
+            f"writer {writer_id} of {buffer!r}", max_bytes, spill, caller.channel.outage
+        )
         self._abandoned = False
         self._errors: deque[ReplayRingError] = deque()
-        self._unreadable: tuple[Spilled, StorageError] | None = None
-        self._outbox: queue.SimpleQueue[Outgoing | Spilled | None] | None = None
-        if self._pending:
-            self._sequence = max(self._sequence, self._pending[-1].sequence)
-            self._say("goes on with what an earlier one left")
+        self._unreadable: tuple[int, StorageError] | None = None
+        self._outbox: queue.SimpleQueue[Held | None] | None = None
+        if self._backlog:
             self.start()
 
     @property
     def pending(self) -> list[int]:
         """Sequences that are not acknowledged, in order."""
         with self._lock:
-            return [episode.sequence for episode in self._pending]
+            return self._backlog.sequences()
 
     def check(self) -> None:
         """Raises what an earlier episode was refused for, once for each; or `ClosedError`."""
@@ -106,12 +99,10 @@ class Sender(Background):
         self.check()
         pack = Pack.of(arrays)
         episode = Outgoing(0, pack.arrays, pack)
-        self._wait(lambda: self._has_room(episode))
+        self._wait(lambda: self._backlog.has_room(episode))
         with self._lock:
             self._check_not_ended()
-            held = self._hold(Outgoing(self._sequence + 1, pack.arrays, pack))
-            self._sequence = held.sequence
-            self._pending.append(held)
+            held = self._backlog.add(Outgoing(self._backlog.sequence + 1, pack.arrays, pack))
             if self._outbox is not None:
                 self._outbox.put(held)
             self._changed.notify_all()
@@ -124,7 +115,7 @@ class Sender(Background):
         Raises:
             ReplayRingError: as `check`; or it took too long: what is pending stays so.
         """
-        self._wait(lambda: not self._pending, timeout)
+        self._wait(lambda: not self._backlog, timeout)
         self._raise_refusal()
 
     def close(self) -> None:
@@ -135,18 +126,18 @@ class Sender(Background):
         """
         failure: ReplayRingError | None = None
         try:
-            self._wait(lambda: not self._pending, closing=True)
+            self._wait(lambda: not self._backlog, closing=True)
             self._raise_refusal()
         except ReplayRingError as error:
             failure = error
         finally:
             self.stop()
-            self._keep_rest()
-            if self._spill:
-                self._spill.close()
-            if self._pending and failure is None:  # Ctrl-C
+            with self._lock:
+                self._backlog.keep()
+                self._backlog.close()
+            if self._backlog and failure is None:  # Ctrl-C
                 _LOGGER.warning("writer %s was closed: %s", self.writer_id, self._account())
-        if failure is not None and self._pending and not isinstance(failure, ClosedError):
+        if failure is not None and self._backlog and not isinstance(failure, ClosedError):
             raise type(failure)(f"{failure}; {self._account()}")
         if failure is not None:
             raise failure
@@ -160,19 +151,19 @@ class Sender(Background):
         if self.foreign:
             return
         with self._lock:
-            self._keep_rest()
+            self._backlog.keep()
             self._abandoned = True
             self._changed.notify_all()
-            if self._spill and (self._ended or not self._thread):
-                self._spill.close()
+            if self._ended or not self._thread:
+                self._backlog.close()
             if self._thread is None and not steps:
                 return  # it was never used
             text = f"writer {self.writer_id} of {self._buffer!r} was never closed; use `with`"
             if steps:
                 text += f"; {steps} steps of an episode that was not ended are lost"
-            if self._pending:
+            if self._backlog:
                 text += f"; {self._account()}"
-        if steps or self._pending:
+        if steps or self._backlog:
             _LOGGER.warning("%s", text)
         warnings.warn(text, ResourceWarning, stacklevel=2)
 
@@ -181,67 +172,6 @@ class Sender(Background):
         super().stop()
         while self._errors:
             _LOGGER.warning("%s", self._errors.popleft())
-
-    # Room
-
-    def _has_room(self, episode: Outgoing) -> bool:
-        if self._fits(episode) or (self._spill and self._spill.fits(episode.packed())):
-            return True
-        if self._caller.channel.outage.certain:
-            self._say("waits until there is room")
-        return False
-
-    def _fits(self, episode: Outgoing) -> bool:
-        return not self._memory_bytes or self._memory_bytes + episode.nbytes <= self._max_bytes
-
-    def _hold(self, episode: Outgoing) -> Outgoing | Spilled:
-        """Returns the episode as it is kept: as it is, or in a file."""
-        if self._spill:
-            self._spill.reserve(episode.sequence)
-            if not self._fits(episode) and self._spill.fits(episode.packed()):
-                self._say("spills what is more")
-                return self._spill.add(episode.sequence, episode.packed())
-        self._memory_bytes += episode.nbytes
-        return episode
-
-    def _keep_rest(self) -> None:
-        """Moves what is pending in memory to the spill, as far as there is room."""
-        with self._lock:
-            for place, episode in enumerate(list(self._pending)):
-                if self._spill is None or isinstance(episode, Spilled):
-                    continue
-                pack = episode.packed()
-                if not self._spill.fits(pack):
-                    break
-                try:
-                    self._pending[place] = self._spill.add(episode.sequence, pack)
-                except StorageError as error:
-                    _LOGGER.warning("writer %s: %s", self.writer_id, error)
-                    break
-                self._memory_bytes -= episode.nbytes
-
-    def _say(self, what: str) -> None:
-        """Logs that this writer holds much, and what it does about it: once, until all is sent."""
-        if what in self._told:
-            return
-        self._told.add(what)
-        away = self._caller.channel.outage.seconds
-        spilled = self._spill and (
-            f", {self._spill.nbytes:,} of {self._spill.max_bytes:,} bytes in {self._spill.folder}"
-        )
-        _LOGGER.warning(
-            "writer %s of %r %s: it holds %s episodes, %s of %s bytes in memory%s%s",
-            self.writer_id,
-            self._buffer,
-            what,
-            f"{len(self._pending):,}",
-            f"{self._memory_bytes:,}",
-            f"{self._max_bytes:,}",
-            spilled or "",
-            f"; the server has been away for {away:.1f} s" if away else "",
-        )
-
-    # Waiting
 
     def _wait(
         self, ready: Callable[[], bool], timeout: float | None = None, *, closing: bool = False
@@ -260,7 +190,7 @@ class Sender(Background):
         if closing:
             raise error
         raise type(error)(
-            f"{error}; {len(waiting)} episodes still wait to be acknowledged ({_named(waiting)}), "
+            f"{error}; {len(waiting)} episodes still wait to be acknowledged ({named(waiting)}), "
             "and stay queued"
         )
 
@@ -273,39 +203,29 @@ class Sender(Background):
         if not self._ended:
             return
         text = "this writer, or its client, was closed; make another"
-        raise ClosedError(f"{text}; {self._account()}" if self._pending else text)
+        raise ClosedError(f"{text}; {self._account()}" if self._backlog else text)
 
     def _account(self) -> str:
         """Says what is acknowledged, and where the rest is."""
-        kept = [e.sequence for e in self._pending if isinstance(e, Spilled)]
-        unsafe = [e.sequence for e in self._pending if not isinstance(e, Spilled)]
-        text = f"{self.acknowledged} episodes are acknowledged, {len(self._pending)} are not"
-        if unsafe:
-            text += f"; {_named(unsafe)} may be lost"
-        if kept and self._spill:
-            text += (
-                f"; {_named(kept)} kept in {self._spill.folder}: the next writer with this"
-                " spill_dir sends them"
-            )
-        return text
+        counts = f"{self.acknowledged} episodes are acknowledged, {len(self._backlog)} are not"
+        return f"{counts}; {self._backlog.account()}"
 
     # The thread
 
     def _has_work(self) -> bool:
-        if self._abandoned and not self._pending:
+        if self._abandoned and not self._backlog:
             self._ended = True
-            if self._spill:
-                self._spill.close()
-        return bool(self._pending)
+            self._backlog.close()
+        return bool(self._backlog)
 
     def _endures(self, failure: ReplayRingError) -> bool:
         # Nobody else has these episodes: they wait until somebody has let this writer in again.
         return passing(failure) or isinstance(failure, LOCKED_OUT)
 
     def _converse(self, stub: Stub) -> None:
-        outbox: queue.SimpleQueue[Outgoing | Spilled | None] = queue.SimpleQueue()
+        outbox: queue.SimpleQueue[Held | None] = queue.SimpleQueue()
         with self._lock:
-            for episode in self._pending:
+            for episode in self._backlog.episodes():
                 outbox.put(episode)
             self._outbox = outbox
         requests = messages(self._buffer, self.writer_id, self._loaded(_until_idle(outbox)))
@@ -317,17 +237,17 @@ class Sender(Background):
             self._outbox = None
             outbox.put(None)
         unreadable, self._unreadable = self._unreadable, None
-        if unreadable and self._pending and self._pending[0] is unreadable[0]:
+        if unreadable and self._backlog.first() == unreadable[0]:
             raise unreadable[1]
 
-    def _loaded(self, episodes: Iterable[Outgoing | Spilled]) -> Iterator[Outgoing]:
+    def _loaded(self, episodes: Iterable[Held]) -> Iterator[Outgoing]:
         """Yields episodes in memory, up to one whose file cannot be read."""
         for episode in episodes:
             if isinstance(episode, Spilled):
                 try:
                     pack = episode.packed()
                 except StorageError as error:
-                    self._unreadable = episode, error
+                    self._unreadable = episode.sequence, error
                     return
                 yield Outgoing(episode.sequence, pack.arrays, pack)
             else:
@@ -335,23 +255,22 @@ class Sender(Background):
 
     def _take(self, encoded: bytes) -> None:
         with self._lock:
-            due = self._pending[0].sequence if self._pending else None
-            self.last = acknowledgement(encoded, due)
+            self.last = acknowledgement(encoded, self._backlog.first())
             self.acknowledged += 1
-            self._drop_first()
+            self._backlog.drop_first()
             self._got_somewhere()
 
     def _give_up(self, failure: ReplayRingError) -> None:
         """Drops the episode that the server refused; all of them where their buffer is gone."""
         if isinstance(failure, ClosedError):
             self._ended = True
-        elif self._pending:
-            dropped = [self._drop_first(failure)]
-            while isinstance(failure, NotFoundError) and self._pending:
-                dropped.append(self._drop_first(failure))
-            text = f"{_named(dropped)} of writer {self.writer_id} not stored: {failure}"
-            if isinstance(failure, NotFoundError) and self._spill and self._spill.nbytes:
-                text += f"; what was spilled stays in {self._spill.folder}"
+        elif self._backlog:
+            dropped = [self._backlog.drop_first(failure)]
+            while isinstance(failure, NotFoundError) and self._backlog:
+                dropped.append(self._backlog.drop_first(failure))
+            text = f"{named(dropped)} of writer {self.writer_id} not stored: {failure}"
+            if isinstance(failure, NotFoundError) and self._backlog.folder():
+                text += f"; what was spilled stays in {self._backlog.folder()}"
             if isinstance(failure, SequenceReusedError):
                 text += (
                     f"; somebody else writes as {self.writer_id!r}, or did: leave writer_id out, "
@@ -359,23 +278,8 @@ class Sender(Background):
                 )
             self._errors.append(type(failure)(text))
 
-    def _drop_first(self, failure: ReplayRingError | None = None) -> int:
-        episode = self._pending.popleft()
-        if not isinstance(episode, Spilled):
-            self._memory_bytes -= episode.nbytes
-        elif self._spill and isinstance(failure, StorageError):
-            self._spill.set_aside(episode)
-        elif self._spill and not isinstance(failure, NotFoundError):  # the buffer may come back
-            self._spill.remove(episode)
-        if not self._pending and self._told:
-            self._told.clear()
-            _LOGGER.warning("writer %s has nothing left to send", self.writer_id)
-        return episode.sequence
 
-
-def _until_idle(
-    outbox: queue.SimpleQueue[Outgoing | Spilled | None],
-) -> Iterator[Outgoing | Spilled]:
+def _until_idle(outbox: queue.SimpleQueue[Held | None]) -> Iterator[Held]:
     """Yields what is put, until that is None or nothing comes for a while."""
     while True:
         try:
@@ -385,15 +289,3 @@ def _until_idle(
         if episode is None:
             return
         yield episode
-
-
-def _named(sequences: list[int]) -> str:
-    """Returns sequences in words: "sequences 1 to 3, 7"."""
-    runs: list[list[int]] = []
-    for sequence in sequences:
-        if runs and sequence == runs[-1][1] + 1:
-            runs[-1][1] = sequence
-        else:
-            runs.append([sequence, sequence])
-    words = ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in runs)
-    return f"sequence{'' if len(sequences) == 1 else 's'} {words}"

@@ -222,17 +222,16 @@ def _file_bytes(pack: Pack) -> int:
 
 
 def _parse_state(encoded: bytes, path: Path) -> dict[str, Any]:
+    kinds = {"format": int, "buffer": str, "writer_id": str, "reserved": int}
     try:
-        state: dict[str, Any] = json.loads(encoded)
-        known = (
-            state["format"] == _FORMAT
-            and isinstance(state["reserved"], int)
-            and isinstance(state["buffer"], str)
-            and isinstance(state["writer_id"], str)
-        )
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
+        state: Any = json.loads(encoded)
+    except ValueError:
+        state = None
+    if (
+        not isinstance(state, dict)
+        or not all(isinstance(state.get(key), kind) for key, kind in kinds.items())
+        or state["format"] != _FORMAT
+    ):
         raise StorageError(
             f"{path} is damaged, or of another version of replayring; use another directory"
         )

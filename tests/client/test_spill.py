@@ -253,7 +253,7 @@ class TestNextProcess:
     ) -> None:
         with buffer.writer(spill_dir=folder) as writer:
             sequence = writer.add_episode(episode(1))
-            kept = writer._sender._spill.add(sequence, _pack(episode(1)))  # type: ignore[union-attr]
+            kept = writer._sender._backlog._spill.add(sequence, _pack(episode(1)))  # type: ignore[union-attr]
             writer.flush()
         assert kept.path.exists()
         with buffer.writer(spill_dir=folder) as writer:
