@@ -312,6 +312,9 @@ def test_what_is_no_buffer_in_the_data_dir_is_left_alone(tmp_path: Path) -> None
     before = fingerprint(tmp_path)
     with Store(tmp_path) as store:
         assert store.names() == []
+        for path in tmp_path.iterdir():
+            with pytest.raises(NotFoundError):
+                store.get(path.name)
     after = fingerprint(tmp_path)
     assert {name: after[name] for name in before} == before
 

@@ -129,7 +129,7 @@ def test_what_is_seen_beside_a_busy_server_fits_together(tmp_path: Path) -> None
         writer = threading.Thread(target=write)
         writer.start()
         try:
-            for _ in range(100):
+            for _ in range(30):
                 (state,) = describe(tmp_path).buffers
                 assert state.next_episode_index == state.next_index
                 assert state.num_episodes == state.next_index - state.oldest_index

@@ -87,20 +87,45 @@ def test_a_death_at_any_step_is_no_damage(tmp_path: Path, monkeypatch: pytest.Mo
     assert not verify(data_dir).damaged
 
 
-def test_a_record_cut_in_the_middle_by_a_death_is_no_damage(tmp_path: Path) -> None:
-    """Of 128 bytes copied, any number may have been."""
+@pytest.mark.parametrize("file", ["writers", "episodes"])
+def test_a_record_cut_in_the_middle_by_a_death_is_no_damage(tmp_path: Path, file: str) -> None:
+    """Of 128 bytes copied, any number may have been: to the table, or to the log before that."""
     with Store(tmp_path) as store:
         buffer, _ = store.create("ring", SPEC)
         for tag in (1, 2, 3):
             buffer.append(episode(tag, 4), Origin(f"w{tag}", tag))
-    table = tmp_path / "ring" / "writers"
-    whole = table.read_bytes()
-    for copied in range(1, 116):
-        table.write_bytes(whole[: 2 * 128 + copied] + bytes(128 - copied) + whole[3 * 128 :])
-        report = verify(tmp_path)
-        assert not report.damaged, (copied, report.findings)
+    path = tmp_path / "ring" / file
+    whole = path.read_bytes()
+    begin, place = 2 * 128, {"writers": 2, "episodes": 3}[file]
+    for copied in range(1, 116, 3):
+        record = whole[begin : begin + copied] + bytes(128 - copied)
+        path.write_bytes(whole[: place * 128] + record + whole[(place + 1) * 128 :])
+        (finding,) = verify(tmp_path).findings
+        assert finding.harmless, (copied, finding)
+        assert f"the first at place {place}" in finding.what
     with Store(tmp_path) as store:
         assert store.get("ring").append(episode(3, 4), Origin("w3", 3)).duplicate
+
+
+def test_records_that_lost_episodes_put_over_older_ones_are_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log had turned, and power was lost: the table still knows what the log no longer does."""
+    store = Store(tmp_path)
+    store._syncer.stop()
+    buffer, _ = store.create("ring", replace(SPEC, capacity=1))
+    for tag in range(1, 71):
+        buffer.append(episode(tag, 1), Origin(f"w{tag}", 1))
+    buffer.sync()
+    table = (tmp_path / "ring" / "writers").read_bytes()
+    for tag in range(71, 81):
+        buffer.append(episode(tag, 1), Origin(f"w{tag}", 1) if tag % 2 else None)
+    die(store)
+    (tmp_path / "ring" / "writers").write_bytes(table)  # none of its pages was written since
+    monkeypatch.setattr(cursor, "machine_boot_id", lambda: bytes(16))
+    (finding,) = verify(tmp_path).findings
+    assert finding.harmless
+    assert "10 frames written" in finding.means
 
 
 def test_a_restart_of_the_machine_is_said_with_its_cost(

@@ -164,14 +164,11 @@ def describe(data_dir: Path | str) -> Description:
         except (OSError, OvertakenError) as error:
             if path.exists():  # or else it was deleted meanwhile
                 unreadable[f"buffer {path.name}"] = str(error)
-    try:
-        for path in parameters.files_of(folder):
-            try:
-                sets.append(_parameters(path))
-            except StorageError as error:
-                unreadable[f"parameters {path.name}"] = str(error)
-    except StorageError as error:
-        unreadable[parameters.FOLDER] = str(error)
+    for path in _parameter_files(folder, unreadable):
+        try:
+            sets.append(_parameters(path))
+        except StorageError as error:
+            unreadable[f"parameters {path.name}"] = str(error)
     return Description(str(folder), _holder(folder), buffers, sets, unreadable)
 
 
@@ -180,6 +177,14 @@ def _holder(folder: Path) -> str | None:
         return holder_of(folder)
     except StorageError:
         return None  # a lock that is none; no server starts on it
+
+
+def _parameter_files(folder: Path, unreadable: dict[str, str]) -> list[Path]:
+    try:
+        return parameters.files_of(folder)
+    except StorageError as error:
+        unreadable[parameters.FOLDER] = str(error)
+        return []
 
 
 def _parameters(path: Path) -> ParametersState:
