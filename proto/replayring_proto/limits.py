@@ -81,8 +81,8 @@ class ServerLimits:
         max_episode_bytes: bytes of one episode's pack.
         max_parameters_bytes: bytes of one published set of parameters.
         max_batches_in_flight: batches that one SampleBatch call may have asked for and not got.
-        max_connections: connections open at once, at most half of the process's descriptors
-            whatever this says; one beyond it is closed, and its client tries again.
+        max_connections: connections; one beyond it is closed at once. Never more than half of the
+            descriptors that the system allows.
         max_streams_per_connection: calls in flight on one connection; more wait in their client.
     """
 

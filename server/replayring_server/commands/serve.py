@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from replayring_proto.errors import InvalidRequestError, ReplayRingError, StorageError
-from replayring_proto.limits import ServerLimits
 from replayring_server.engine import Store
 from replayring_server.security.certificates import Certificates, certificates_from
 from replayring_server.security.exposure import check_exposure, missing
@@ -47,13 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--health-listen",
         metavar="HOST:PORT",
         help="another address, without TLS, that answers the health service and nothing else",
-    )
-    parser.add_argument(
-        "--max-connections",
-        type=_positive,
-        default=ServerLimits.max_connections,
-        metavar="NUMBER",
-        help="connections open at once (default: %(default)s)",
     )
     _add_security_arguments(parser)
 
@@ -121,7 +113,6 @@ class _Settings:
     port: int
     grace_s: float
     health: tuple[str, int] | None
-    limits: ServerLimits
     certificates: Certificates | None
     tokens: Tokens | None
 
@@ -140,16 +131,7 @@ def _settings_from(arguments: argparse.Namespace) -> _Settings:
         check_exposure(arguments.listen, host, lacking)
     elif lacking:
         logger.warning("--insecure: there is no %s", " and no ".join(lacking))
-    limits = ServerLimits(max_connections=arguments.max_connections)
-    return _Settings(
-        *(arguments.data_dir, host, port, arguments.grace, health, limits, certificates, tokens)
-    )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
+    return _Settings(arguments.data_dir, host, port, arguments.grace, health, certificates, tokens)
 
 
 async def _serve(settings: _Settings) -> None:
@@ -163,7 +145,7 @@ async def _serve(settings: _Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     try:
-        with Store(settings.data_dir, settings.limits, on_failure) as store:
+        with Store(settings.data_dir, on_failure=on_failure) as store:
             await _serve_store(store, settings, stopping)
     finally:
         if disk_failed.is_set():

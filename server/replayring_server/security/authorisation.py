@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
@@ -39,12 +38,39 @@ NEEDED = {
 """The scope that each method of ReplayService needs. One that is not here is nobody's."""
 
 
-@dataclass(eq=False)
 class _Call:
-    task: asyncio.Task[Any]
-    method: str
-    digest: bytes
-    revoked: AccessDeniedError | None = None
+    """A call that was let in. For its handler it is the context, which it stands for."""
+
+    def __init__(self, context: Any, method: str, digest: bytes) -> None:
+        self._context = context
+        self._task: asyncio.Task[Any] | None = asyncio.current_task()
+        self._writing = False
+        self.method = method
+        self.digest = digest
+        self.revoked: AccessDeniedError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def write(self, message: bytes) -> None:
+        """Sends a message, as the context does."""
+        self._writing = True
+        try:
+            await self._context.write(message)
+        finally:
+            self._writing = False
+        if self.revoked is not None:
+            raise self.revoked
+
+    def revoke(self, error: AccessDeniedError) -> None:
+        """Ends the call with `error`: at once, or when the message on its way has been sent.
+
+        As long as there is one, gRPC takes no status; a call whose task were cancelled then would
+        never be answered.
+        """
+        self.revoked = error
+        if self._task is not None and not self._writing:
+            self._task.cancel()
 
 
 class Authorisation:
@@ -75,19 +101,20 @@ class Authorisation:
         return digest
 
     @contextmanager
-    def admitted(self, method: str, metadata: Metadata) -> Iterator[None]:
-        """Marks the running call as one of this method and this token, for as long as it runs.
+    def admitted(self, method: str, context: Any) -> Iterator[Any]:
+        """Watches over the running call for as long as it runs; gives the context to use in it.
 
         Raises:
             AccessDeniedError: as `check`; later, when its token is taken away.
         """
-        digest = self.check(method, metadata)
-        task = asyncio.current_task()
-        assert task is not None
-        call = _Call(task, method, digest)
+        if self._tokens is None:
+            yield context
+            return
+        digest = self.check(method, context.invocation_metadata() or ())
+        call = _Call(context, method, digest)
         self._calls.add(call)
         try:
-            yield
+            yield call
         except asyncio.CancelledError:
             if call.revoked is None:
                 raise
@@ -108,8 +135,7 @@ class Authorisation:
             try:
                 self._check_digest(self._tokens, call.method, call.digest)
             except AccessDeniedError as error:
-                call.revoked = error.with_traceback(None)
-                call.task.cancel()
+                call.revoke(error.with_traceback(None))
 
     @staticmethod
     def _check_digest(tokens: Tokens, method: str, digest: bytes) -> None:

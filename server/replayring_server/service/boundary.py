@@ -68,8 +68,8 @@ def _guarded(
     @functools.wraps(handler)
     async def guarded(request: Any, context: Context) -> Any:
         try:
-            with authorisation.admitted(method, context.invocation_metadata() or ()):
-                return await handler(request, context)
+            with authorisation.admitted(method, context) as admitted:
+                return await handler(request, admitted)
         except ReplayRingError as error:
             # Its status, and not the error: that would keep this frame and itself alive, and a
             # deleted buffer's files with them, until the garbage collector comes by.
