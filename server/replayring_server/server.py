@@ -14,7 +14,6 @@ from replayring_proto.limits import (
     HANDSHAKE_SECONDS,
     IDLE_CONNECTION_SECONDS,
     MAX_MESSAGE_BYTES,
-    ServerLimits,
 )
 from replayring_server.engine import Store
 from replayring_server.security.authorisation import Authorisation
@@ -50,6 +49,19 @@ _MAX_PROBES = 16
 """Connections of the health address."""
 
 
+def _max_connections(limit: int) -> int:
+    """Returns how many connections to take: each holds a descriptor, as each mapped column does."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+    if allowed < limit:
+        logger.warning(
+            "taking %d connections at most, not %d: that is half of the descriptors that the "
+            "system allows (ulimit -n)",
+            allowed,
+            limit,
+        )
+    return min(limit, allowed)
+
+
 def _not_a_vanished_peer(record: logging.LogRecord) -> bool:
     """Says no to what gRPC logs, with a traceback, when a peer left before it had its status.
 
@@ -81,7 +93,7 @@ class Server:
         self._service = ReplayService(store, self._authorisation)
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
         self._grpc = _grpc_server(
-            max_connections=connections_allowed(store.limits),
+            max_connections=_max_connections(store.limits.max_connections),
             max_streams=store.limits.max_streams_per_connection,
         )
         self._grpc.add_generic_rpc_handlers((self._service.handler(),))
@@ -136,19 +148,6 @@ class Server:
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", SERVICE):
             await self._health.set(service, status)
-
-
-def connections_allowed(limits: ServerLimits) -> int:
-    """Returns how many connections there may be, so that descriptors are left for files."""
-    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if descriptors == resource.RLIM_INFINITY or limits.max_connections <= descriptors // 2:
-        return limits.max_connections
-    logger.warning(
-        "this process may open %d files, so at most %d connections are taken, not %d; raise its "
-        "limit (ulimit -n) for more",
-        *(descriptors, descriptors // 2, limits.max_connections),
-    )
-    return descriptors // 2
 
 
 def _grpc_server(*, max_connections: int, max_streams: int) -> grpc.aio.Server:

@@ -71,7 +71,9 @@ def _guarded(
     async def guarded(_: Any, context: Context) -> Any:
         with calls.entered(context, unary=unary) as call:
             try:
-                with authorisation.admitted(method, context.invocation_metadata() or (), call.end):
+                with authorisation.admitted(
+                    method, context.invocation_metadata() or (), call.end_gently
+                ):
                     calls.check_room()
                     return await handler(call)
             except ReplayRingError as error:
@@ -95,8 +97,8 @@ def _guarded(
             # A peer that takes nothing takes no status either. Until it does, or is gone, the call
             # counts as one; what it held does not stay.
             call.release()
-            code, message, metadata = status
+            code, message, trailing = status
             logger.info("%s from %s: %s: %s", method, context.peer(), code.name, message)
-            return await context.abort(code, message, metadata)
+            return await context.abort(code, message, trailing)
 
     return guarded
