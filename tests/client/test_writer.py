@@ -169,15 +169,21 @@ class TestSteps:
     ) -> None:
         stored = store(fake)
         first_is_in, second_is_done = threading.Event(), threading.Event()
-        make_room = _steps.Steps._make_room
+        check = _steps.check_episode
 
-        def slowly(steps: _steps.Steps, step: Any) -> None:
-            make_room(steps, step)
-            if step["reward"][0] == 1:  # the other thread comes in between, unless it must wait
-                first_is_in.set()
-                second_is_done.wait(0.3)
+        class Slow(dict[str, Any]):
+            """A step during whose copying, once room is made, another thread may come in."""
 
-        monkeypatch.setattr(_steps.Steps, "_make_room", slowly)
+            made_room = False
+
+            def items(self) -> Any:
+                yield from super().items()
+                if self["reward"][0] == 1 and self.made_room:
+                    first_is_in.set()
+                    second_is_done.wait(0.3)
+                self.made_room = True
+
+        monkeypatch.setattr(_steps, "check_episode", lambda *args: Slow(check(*args)))
         with fake_buffer.writer() as writer:
             first = threading.Thread(target=writer.append, args=(step(1),))
             first.start()
