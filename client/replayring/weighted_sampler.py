@@ -40,8 +40,13 @@ class WeightedSampler(Sampler[int]):
     And there is no limit of 2^24 weights: a position is where a uniform number falls among the
     cumulative weights, in float64.
 
-    A `DataLoader` draws ahead: workers times `prefetch_factor` batches. A position drawn before a
-    frame was overwritten gives the frame that replaced it.
+    A `DataLoader` draws ahead: workers times `prefetch_factor` batches. In a full ring that is
+    written to, a position that was drawn before its frame was overwritten gives the frame that
+    replaced it, which may be one of the last of its episode, even where the weights leave those
+    out. It happens to about as many draws in a hundred as frames in a hundred are overwritten while
+    a batch waits. What came is told by the item's `index`, and a window that reaches beyond the
+    episode by `_is_pad`. Where it may not happen at all, use `BatchDataset`, whose server draws and
+    reads at once; who holds values of `index` fetches those with `RemoteDataset.by_index`.
 
     Each iterator is independent but for the generator. Not thread-safe, as torch's samplers.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,7 +43,8 @@ class Writer:
     writer and outlives its process: the next writer that is given it has the same identity, goes
     on with the numbering, and first sends what the last one left there.
 
-    For one thread at a time, and for the process that made it. Whoever made it closes it, best with
+    Threads may share one: they take turns, and steps go to one episode, whoever appends them. It
+    belongs to the process that made it. Whoever made it closes it, best with
     `with`: leaving it normally ends the episode of steps that were appended since the last end, and
     flushes; leaving it with an exception drops those steps, and flushes. One that is let go without
     that sends what it has while the program runs, and says so with a `ResourceWarning`.
@@ -73,6 +75,7 @@ class Writer:
             writer_id = spill.writer_id
         self._spec = spec
         self._steps = Steps(spec)
+        self._turn = threading.RLock()
         self._sender = Sender(
             caller, buffer, writer_id or new_writer_id(), in_flight, timeout=timeout, spill=spill
         )
@@ -127,7 +130,8 @@ class Writer:
             InvalidEpisodeError: it does not fit the buffer's spec or the steps before it.
         """
         self._sender.check()
-        self._steps.add(frame)
+        with self._turn:
+            self._steps.add(frame)
 
     def end_episode(self) -> int:
         """Queues the steps since the last end as one episode; returns its sequence.
@@ -141,16 +145,18 @@ class Writer:
             StorageError: it cannot be spilled. The steps are kept.
         """
         self._sender.check()
-        if not len(self._steps):
-            raise InvalidEpisodeError("the episode has no steps; append some before ending it")
-        sequence = self._sender.put(self._steps.arrays())
-        self._steps.clear()
+        with self._turn:
+            if not len(self._steps):
+                raise InvalidEpisodeError("the episode has no steps; append some before ending it")
+            sequence = self._sender.put(self._steps.arrays())
+            self._steps.clear()
         return sequence
 
     def discard_episode(self) -> None:
         """Forgets the steps since the last end."""
         self._sender.check()
-        self._steps.clear()
+        with self._turn:
+            self._steps.clear()
 
     def add_episode(self, data: Mapping[str, Any]) -> int:
         """Queues a whole episode, as `Buffer.add_episode` takes it; returns its sequence.

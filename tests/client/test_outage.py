@@ -139,6 +139,33 @@ def test_a_writer_outlives_an_outage_that_calls_do_not(mortal: Mortal) -> None:
         assert buffer.info(timeout=30).num_episodes == 5
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_retry_is_recognised_long_after_its_frames_are_gone(
+    restarted: bool, mortal: Mortal
+) -> None:
+    with replayring.connect(mortal.address) as client:
+        buffer = client.create_buffer("b", SPEC, 100)
+        with buffer.writer(writer_id="me") as writer:
+            assert writer.add_episode(EPISODE) == 1
+        buffer.add_episodes([EPISODE] * 10)
+        assert buffer.info().oldest_index > 50
+        if restarted:
+            mortal.down("kill")
+            mortal.up()
+        with buffer.writer(writer_id="me") as writer:
+            writer.add_episode(EPISODE)
+            writer.flush()
+            acknowledgement = writer.last_acknowledgement
+        assert acknowledgement == replayring.Acknowledgement(1, 0, 0, 50, True)
+        other = {**EPISODE, "reward": np.ones(50)}
+        with (
+            pytest.raises(replayring.SequenceReusedError, match="used sequence 1 before"),
+            buffer.writer(writer_id="me") as writer,
+        ):
+            writer.add_episode(other)
+        assert buffer.info().next_episode_index == 11
+
+
 def test_a_frozen_server_is_unavailable(mortal: Mortal) -> None:
     with replayring.connect(mortal.address, timeout=30) as client:
         buffer = client.create_buffer("b", SPEC, 1000)
