@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -14,9 +15,13 @@ from replayring._channel import Interrupted, Stub
 from replayring._patience import BackOff, passing
 from replayring._signals import WORKERS
 from replayring_proto.errors import ClosedError, ReplayRingError, ServerUnavailableError
-from replayring_proto.status import from_status
+
+_LOGGER = logging.getLogger(__name__)
 
 _JOIN_SECONDS = 5.0
+
+
+FOREIGN = "this {} belongs to the process that forked this one; make another here"
 
 
 class Background(ABC):
@@ -51,9 +56,7 @@ class Background(ABC):
     def check_native(self) -> None:
         """Raises `ClosedError` in a forked copy, whose thread and locks are the parent's."""
         if self.foreign:
-            raise ClosedError(
-                f"this {self._name} belongs to the process that forked this one; make another here"
-            )
+            raise ClosedError(FOREIGN.format(self._name))
 
     def start(self) -> None:
         """Starts the thread, unless that was done."""
@@ -79,9 +82,9 @@ class Background(ABC):
         if self._thread not in (None, threading.current_thread()):
             self._thread.join(_JOIN_SECONDS)
 
-    def _got_somewhere(self) -> None:
-        """Says that the server did something. `_lock` is held."""
-        self._progress += 1
+    def _got_somewhere(self, steps: int = 1) -> None:
+        """Says that the server did something, or that many things. `_lock` is held."""
+        self._progress += steps
         self._trouble = None
         self._caller.channel.outage.answered()
         self._changed.notify_all()
@@ -89,6 +92,10 @@ class Background(ABC):
     @abstractmethod
     def _has_work(self) -> bool:
         """Whether a call is to be made now. `_lock` is held."""
+
+    def _endures(self, failure: ReplayRingError) -> bool:
+        """Whether to make the next call in spite of a failure."""
+        return passing(failure)
 
     @abstractmethod
     def _converse(self, stub: Stub) -> None:
@@ -116,7 +123,9 @@ class Background(ABC):
             if isinstance(failure, ServerUnavailableError) and not self._ended:
                 self._caller.channel.outage.failed(failure, begun)
             with self._lock:
-                if passing(failure):
+                if self._endures(failure):
+                    if not passing(failure) and type(failure) is not type(self._trouble):
+                        _LOGGER.warning("%s keeps trying: %s", self._name, failure)
                     self._trouble = failure
                     self._changed.notify_all()
                     self._changed.wait_for(lambda: self._ended, back_off.delay())
@@ -146,7 +155,7 @@ class Background(ABC):
         except Interrupted:
             return None
         except grpc.RpcError as error:
-            return from_status(error)
+            return self._caller.channel.failure(error)
         except ReplayRingError as error:
             return error
         finally:

@@ -7,13 +7,20 @@ import time
 
 from replayring._channel import Channel, Stub
 from replayring_proto.errors import (
+    AccessDeniedError,
     DeadlineError,
     ReplayRingError,
     ServerUnavailableError,
+    StorageError,
+    TLSError,
 )
 
 LASTING_SECONDS = 600.0
 """Deadline of one call of a stream or a watch; it is then made again, unseen by the caller."""
+
+LOCKED_OUT = (AccessDeniedError, TLSError, StorageError)
+"""Failures that are about who calls and how, not about what was asked for: no or another token, a
+certificate, a file with one of these. Somebody has to do something about them."""
 
 _LONGEST_SECONDS = 30 * 86_400.0  # gRPC knows no infinite timeout
 _FIRST_DELAY_SECONDS = 0.05

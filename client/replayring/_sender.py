@@ -24,7 +24,7 @@ from replayring._background import Background
 from replayring._backlog import Backlog, Held, named
 from replayring._calls import Arrays, Caller
 from replayring._channel import Stub
-from replayring._patience import LASTING_SECONDS
+from replayring._patience import LASTING_SECONDS, LOCKED_OUT, passing
 from replayring._spill import Spill, Spilled
 from replayring_proto.errors import (
     ClosedError,
@@ -217,6 +217,10 @@ class Sender(Background):
             self._ended = True
             self._backlog.close()
         return bool(self._backlog)
+
+    def _endures(self, failure: ReplayRingError) -> bool:
+        # Nobody else has these episodes: they wait until somebody has let this writer in again.
+        return passing(failure) or isinstance(failure, LOCKED_OUT)
 
     def _converse(self, stub: Stub) -> None:
         outbox: queue.SimpleQueue[Held | None] = queue.SimpleQueue()

@@ -61,7 +61,7 @@ class BatchDataset(IterableDataset[Item]):
         keys: Sequence[str] | None = None,
         tolerance_s: float | None = None,
         min_frames: int = 1,
-        in_flight: int = 4,
+        in_flight: int = 8,
         pin_memory: bool = False,
         num_batches: int | None = None,
         seed: int | None = None,

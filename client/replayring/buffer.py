@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +14,8 @@ import numpy.typing as npt
 from replayring._adding import Acknowledgement, Adder
 from replayring._arguments import whole
 from replayring._calls import Arrays
-from replayring._sampling import SampleStream, Sampling, sample
+from replayring._same_host import FileReads, FileStream, Place, find
+from replayring._sampling import SampleStream, Sampling, WireStream, sample
 from replayring.writer import DEFAULT_IN_FLIGHT_BYTES, DEFAULT_SPILL_BYTES, Writer
 from replayring_proto.episode import check_episode, split_episodes
 from replayring_proto.errors import FrameNotFoundError, InvalidRequestError, InvalidSpecError
@@ -46,18 +49,22 @@ class Buffer:
         spec: its columns, capacity and fps.
     """
 
-    def __init__(self, client: Client, name: str, spec: BufferSpec) -> None:
+    def __init__(
+        self, client: Client, name: str, spec: BufferSpec, place: Place | None = None
+    ) -> None:
         self.client = client
         self.name = name
         self.spec = spec
+        self._place = place
+        self._reads: FileReads | None = None
         self._caller = client._caller
         self._adder: Adder | None = None
 
     def __repr__(self) -> str:
         return f"<Buffer {self.name!r} at {self.client.address}>"
 
-    def __reduce__(self) -> tuple[type[Buffer], tuple[Client, str, BufferSpec]]:
-        return Buffer, (self.client, self.name, self.spec)
+    def __reduce__(self) -> tuple[type[Buffer], tuple[Client, str, BufferSpec, Place | None]]:
+        return Buffer, (self.client, self.name, self.spec, self._place)
 
     def info(self, *, timeout: float | None = None) -> BufferInfo:
         """Returns counts, spec and where the ring stands, as of now.
@@ -66,7 +73,8 @@ class Buffer:
             NotFoundError: the buffer was deleted.
         """
         patience = self._caller.patience(f"asking for {self.name!r}", timeout)
-        return info_from_message(self._caller.buffer_info(self.name, patience).buffer)
+        info = info_from_message(self._caller.buffer_info(self.name, patience).buffer)
+        return replace(info, same_host=self._files() is not None)
 
     def delete(self, *, timeout: float | None = None) -> None:
         """Deletes the buffer and its files.
@@ -211,13 +219,16 @@ class Buffer:
         """
         view = View.of(keys, delta_timestamps, delta_indices, tolerance_s)
         sampling = self._sampling(batch_size, view, drop_n_last_frames, min_frames, seed)
-        return sample(self._caller, sampling, timeout)
+        self._caller.patience("", timeout)  # refuses a timeout that is none
+        files = self._files()
+        batch = None if files is None else files.sample(sampling)
+        return sample(self._caller, sampling, timeout) if batch is None else batch
 
     def sample_stream(
         self,
         batch_size: int,
         *,
-        in_flight: int = 4,
+        in_flight: int = 8,
         delta_timestamps: Offsets | None = None,
         delta_indices: Mapping[str, Sequence[int]] | None = None,
         drop_n_last_frames: int = 0,
@@ -246,8 +257,15 @@ class Buffer:
         """
         view = View.of(keys, delta_timestamps, delta_indices, tolerance_s)
         sampling = self._sampling(batch_size, view, drop_n_last_frames, min_frames, seed)
-        return SampleStream(
-            self._caller, sampling, whole(in_flight, "in_flight", 1, (1 << 31) - 1), timeout
+        in_flight = whole(in_flight, "in_flight", 1, (1 << 31) - 1)
+        self._caller.patience("", timeout)  # refuses a timeout that is none
+        if self._files() is None:
+            return WireStream(self._caller, sampling, in_flight, timeout)
+        return FileStream(
+            self._files,
+            sampling,
+            partial(sample, self._caller, sampling, timeout),
+            self._caller.channel.check_open,
         )
 
     # Reading
@@ -288,11 +306,12 @@ class Buffer:
         view.check(self.spec)
         if (positions is None) == (indices is None):
             raise InvalidRequestError("give either positions or indices, and not both")
+        at = [] if positions is None else _whole(positions, "positions")
+        numbers = [] if indices is None else _natural(indices)
+        if (files := self._files()) is not None:
+            return files.get(view, at, numbers)
         request = replay_pb2.GetItemRequest(
-            buffer=self.name,
-            positions=[] if positions is None else _whole(positions, "positions"),
-            indices=[] if indices is None else _natural(indices),
-            view=view_to_message(view),
+            buffer=self.name, positions=at, indices=numbers, view=view_to_message(view)
         )
         patience = self._caller.patience(f"getting from {self.name!r}", timeout)
         return self._caller.fetch(patience, "GetItem", request)[0]
@@ -314,9 +333,21 @@ class Buffer:
         names = [self.spec.column(key).name for key in keys]
         if not names:
             raise InvalidSpecError("keys must name at least one column, received none")
+        if (files := self._files()) is not None:
+            return files.read_columns(tuple(names))
         request = replay_pb2.ReadColumnRequest(buffer=self.name, keys=names)
         patience = self._caller.patience(f"reading columns of {self.name!r}", timeout)
         return self._caller.fetch(patience, "ReadColumn", request)[0]
+
+    def _files(self) -> FileReads | None:
+        """Returns the reads from the buffer's files; None where it has to be the wire."""
+        self._caller.channel.check_open()
+        if self._reads is None and self._place is not None:
+            self._reads = find(self._place, self.spec, self._caller.max_reply_bytes)
+        if self._reads is None or not self._reads.exist():
+            # For good: a buffer made anew under the name has other files.
+            self._place = self._reads = None
+        return self._reads
 
     def _add(self, episodes: Sequence[Arrays], timeout: float | None) -> list[Acknowledgement]:
         adder = self._adder

@@ -58,6 +58,11 @@ def check_name(name: object, what: str, max_length: int = limits.MAX_NAME) -> st
     return name
 
 
+def is_name(name: str) -> bool:
+    """Returns whether `check_name` would take `name`."""
+    return len(name) <= limits.MAX_NAME and _NAME.fullmatch(name) is not None
+
+
 def dtype_of(name: str) -> np.dtype[Any]:
     """Returns the dtype of an allowed name.
 
