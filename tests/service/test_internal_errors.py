@@ -41,7 +41,7 @@ def wire(local: LocalServer) -> Iterator[Wire]:
 CALLS: dict[str, tuple[type, str, Any]] = {
     "CreateBuffer": (Store, "create", lambda wire: wire.create("c", SPEC)),
     "GetBuffer": (Buffer, "info", lambda wire: wire.info("b")),
-    "ListBuffers": (Store, "names", lambda wire: wire.ask("ListBuffers", b"")),
+    "ListBuffers": (Store, "buffers", lambda wire: wire.ask("ListBuffers", b"")),
     "DeleteBuffer": (Store, "delete", lambda wire: wire.delete("b")),
     "AddEpisodes": (Buffer, "append", lambda wire: wire.add("b", episode(2), sequence=2)),
     "GetItem": (RingReader, "at_positions", lambda wire: wire.get("b", [0])),

@@ -168,9 +168,9 @@ def test_damaged_buffer_is_said_and_the_others_are_served(data_dir: Path) -> Non
     with serving(data_dir) as (server, wire):
         assert state(wire, "good") == before
         for _ in range(3):
-            with refused("INTERNAL", "ServerError", "pixel has 5 bytes", "Restore it"):
+            with refused("DATA_LOSS", "StorageError", "pixel has 5 bytes", "Restore it"):
                 wire.info("bad")
-        with refused("INTERNAL", "ServerError", "pixel has 5 bytes"):
+        with refused("DATA_LOSS", "StorageError", "pixel has 5 bytes"):
             wire.create("bad", SPEC)
         assert [buffer.name for buffer in wire.ask("ListBuffers", b"").buffers] == ["good"]
         assert "buffer 'bad' cannot be served" in server.log_text()
