@@ -25,6 +25,7 @@ import psutil
 from replayring_proto.limits import ServerLimits
 from replayring_server.engine import Store
 from replayring_server.server import Server
+from replayring_server.service.calls import Calls
 
 T = TypeVar("T")
 
@@ -210,6 +211,11 @@ class LocalServer:
     def run(self, work: Coroutine[Any, Any, T], patience: float = PATIENCE) -> T:
         """Runs `work` on the server's event loop and returns its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(patience)
+
+    @property
+    def calls(self) -> Calls:
+        """The calls in flight."""
+        return self._server._service._calls
 
     async def _start(self) -> int:
         self.server = Server(self.store, **self._security)

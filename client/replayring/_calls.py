@@ -7,6 +7,7 @@ out, the error tells an unreachable server from one that did not answer in time.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias, TypeVar
 
@@ -14,8 +15,9 @@ import grpc
 import numpy.typing as npt
 from google.protobuf.message import Message
 
+from replayring._arguments import seconds
 from replayring._channel import Channel, Interrupted, Stub
-from replayring._patience import LOCKED_OUT, Patience, passing, seconds
+from replayring._patience import LOCKED_OUT, Patience, passing
 from replayring._signals import WORKERS
 from replayring_proto import limits
 from replayring_proto.errors import (
@@ -96,21 +98,27 @@ class Caller:
     ) -> T:
         failure: ReplayRingError | None = None
         while True:
+            begun = time.monotonic()
             try:
                 with self.channel.use(lasting=lasting) as stub:
                     patience.begin(stub)
-                    return attempt(stub)
+                    answer = attempt(stub)
+                self.channel.outage.answered()
+                return answer
             except Interrupted:
                 if patience.remaining() > 0:
                     continue
             except grpc.RpcError as error:
                 failure = self.channel.failure(error)
                 if not passing(failure):
+                    self.channel.outage.answered()
                     raise failure from None
             except ServerUnavailableError as error:
                 failure = error
             if patience.abandoned:
                 raise Interrupted  # nobody is there to hear it
+            if isinstance(failure, ServerUnavailableError):
+                self.channel.outage.failed(failure, begun)
             if not patience.wait(self.channel):
                 raise self.overdue(patience, failure, explain)
 
@@ -160,8 +168,9 @@ class Caller:
         if failure is not None:
             return ServerUnavailableError(
                 f"{patience.what}: the server at {self.channel.address} could not be reached "
-                f"within {patience.timeout:g} s ({failure}); check that it runs and that "
-                "the address is right, or give it more time"
+                f"within {patience.timeout:g} s ({failure}); check that it runs (`replayring "
+                "serve --data-dir DIR` starts one) and that the address is right, or give it more "
+                "time"
             )
         return DeadlineError(
             f"{patience.what}: the server at {self.channel.address} gave no answer within "

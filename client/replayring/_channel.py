@@ -13,6 +13,7 @@ import grpc
 
 from replayring._credentials import Credentials, explained
 from replayring._fork import GATE
+from replayring._outage import Outage
 from replayring._signals import WORKERS
 from replayring_proto.errors import (
     ClosedError,
@@ -33,12 +34,16 @@ _CLOSE_SECONDS = 5.0
 _OPTIONS: list[tuple[str, int]] = [
     # gRPC's own retries stop silently above 256 KiB; `_calls` has ours.
     ("grpc.enable_retries", 0),
+    # A network that swallows everything must heal within 2 s of its return. TCP alone would stay
+    # away as long again, since it doubles its delays. So a connection that is silent for 4 s is
+    # given up (2 s, a ping, 2 s; gRPC also sets TCP_USER_TIMEOUT to the keepalive timeout, so data
+    # that nobody confirms for 2 s ends it too), and from then on a new one is tried at least every
+    # second. Each try has 2 s, in which TCP repeats its SYN: enough for a distant server with TLS.
+    ("grpc.keepalive_time_ms", 2_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    # A server that vanished without a word is noticed in half a minute.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.min_reconnect_backoff_ms", 2_000),  # in fact the time that each try has
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -127,6 +132,7 @@ class Channel:
     Attributes:
         address: the server's address.
         credentials: what it shows the server, and expects of it.
+        outage: what is known of the server's absence.
     """
 
     def __init__(self, address: str, credentials: Credentials | None = None) -> None:
@@ -141,6 +147,7 @@ class Channel:
         if not self._closed:
             self._open_lock.acquire()
         self._lock = threading.Lock()
+        self.outage = Outage(self.address)
         self._grpc: grpc.Channel | None = None
         self._dependents: weakref.WeakSet[Dependent] = weakref.WeakSet()
 

@@ -290,6 +290,13 @@ def client(address: str, folder: Path) -> Iterator[Transport]:
 
 
 @contextmanager
+def same_host(address: str, folder: Path) -> Iterator[Transport]:
+    """`replayring.connect`, to read from the files of the server at an address."""
+    with replayring.connect(address, same_host=True) as connected:
+        yield ClientTransport(connected)
+
+
+@contextmanager
 def secure(address: str, folder: Path) -> Iterator[Transport]:
     """The same over mutual TLS and with a token, to a server of its own."""
     authority = Authority(folder.parent / "authority")
@@ -310,6 +317,7 @@ TRANSPORTS: dict[str, Callable[[str, Path], AbstractContextManager[Transport]]] 
     "engine": engine,
     "wire": wire,
     "client": client,
+    "same host": same_host,
     "secure": secure,
 }
 """Each is given a running server's address, and an empty folder for what it keeps itself."""

@@ -6,13 +6,16 @@ import asyncio
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from replayring_proto.errors import AccessDeniedError, UnauthenticatedError
+from replayring_proto.limits import ServerLimits
 from replayring_proto.v1 import replay_pb2
 from replayring_server.security.authorisation import NEEDED, Authorisation
 from replayring_server.security.tokens import Scope, Tokens
+from replayring_server.service.calls import Calls
 from tests.certificates import READ, UNKNOWN, WRITE, token_file
 from tests.service.frames import SPEC, episode, refused
 from tests.support import LocalServer, ServerProcess, eventually
@@ -127,34 +130,34 @@ class SlowContext:
     def __init__(self) -> None:
         self.taken = asyncio.Event()
 
-    def invocation_metadata(self) -> list[tuple[str, str]]:
-        return bearer(WRITE)
-
     async def write(self, message: bytes) -> None:
         await self.taken.wait()
 
 
 def test_call_in_the_middle_of_a_reply_ends_behind_its_message(tmp_path: Path) -> None:
-    """GRPC takes no status while it has a message; a call cancelled then is never answered."""
+    """No status is taken by gRPC while it has a message: a call cancelled then gets no answer."""
     path = token_file(tmp_path / "tokens")
     authorisation = Authorisation(Tokens(path))
 
-    async def reply(context: SlowContext) -> None:
-        with authorisation.admitted("ReadColumn", context) as admitted:
-            await admitted.write(b"first")
-            await admitted.write(b"second")
+    async def reply(context: Any) -> None:
+        with (
+            Calls(ServerLimits()).entered(context, unary=False) as call,
+            authorisation.admitted("ReadColumn", bearer(WRITE), call.end_gently),
+        ):
+            await call.write(b"first")
+            await call.write(b"second")
 
     async def revoke_meanwhile() -> None:
         context = SlowContext()
-        call = asyncio.create_task(reply(context))
+        replying = asyncio.create_task(reply(context))
         await asyncio.sleep(0)  # it has come to its first message
         token_file(path, f"write {UNKNOWN}")
         authorisation.reload()
         await asyncio.sleep(0)
-        assert not call.done()
+        assert not replying.done()
         context.taken.set()
         with pytest.raises(UnauthenticatedError, match="ReadColumn"):
-            await call
+            await replying
 
     asyncio.run(revoke_meanwhile())
 

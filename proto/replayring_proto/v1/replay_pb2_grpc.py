@@ -38,7 +38,10 @@ class ReplayServiceStub(object):
     UNAUTHENTICATED    the server wants a token, and the call has none that it knows. A token is
     sent as request metadata: `authorization: Bearer TOKEN` (RFC 6750);
     PERMISSION_DENIED  the token is one to read with, and the RPC writes; see `Scope` below;
-    UNAVAILABLE        the server is stopping or unreachable; trying again is safe for every RPC;
+    UNAVAILABLE        the server is stopping or unreachable, or the caller held up a call for too
+    long, see below; trying again is safe for every RPC;
+    DATA_LOSS          the files of the named buffer or parameters are damaged and left as they are;
+    `replayring verify` on the server's machine says what is wrong;
     INTERNAL           a defect or an I/O error; the message carries an id to look up in the log.
 
     Scope. A token to read with is good for GetBuffer, ListBuffers, GetItem, SampleBatch, ReadColumn
@@ -46,6 +49,12 @@ class ReplayServiceStub(object):
     runs ends with UNAUTHENTICATED. The health service asks for no token.
 
     No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces.
+
+    Waiting. A stream may rest between packs for as long as it likes. Once a caller has begun a pack it
+    is expected to go on with it, to take what it asked for, and to send a call's first request: one
+    that does nothing of this for a minute (by default; for two seconds while others wait for the
+    memory that it holds) finds its call ended with UNAVAILABLE. A pack that finds too little memory
+    free is not refused: the server reads on when there is room.
     """
 
     def __init__(self, channel):
@@ -119,7 +128,10 @@ class ReplayServiceServicer(object):
     UNAUTHENTICATED    the server wants a token, and the call has none that it knows. A token is
     sent as request metadata: `authorization: Bearer TOKEN` (RFC 6750);
     PERMISSION_DENIED  the token is one to read with, and the RPC writes; see `Scope` below;
-    UNAVAILABLE        the server is stopping or unreachable; trying again is safe for every RPC;
+    UNAVAILABLE        the server is stopping or unreachable, or the caller held up a call for too
+    long, see below; trying again is safe for every RPC;
+    DATA_LOSS          the files of the named buffer or parameters are damaged and left as they are;
+    `replayring verify` on the server's machine says what is wrong;
     INTERNAL           a defect or an I/O error; the message carries an id to look up in the log.
 
     Scope. A token to read with is good for GetBuffer, ListBuffers, GetItem, SampleBatch, ReadColumn
@@ -127,6 +139,12 @@ class ReplayServiceServicer(object):
     runs ends with UNAUTHENTICATED. The health service asks for no token.
 
     No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces.
+
+    Waiting. A stream may rest between packs for as long as it likes. Once a caller has begun a pack it
+    is expected to go on with it, to take what it asked for, and to send a call's first request: one
+    that does nothing of this for a minute (by default; for two seconds while others wait for the
+    memory that it holds) finds its call ended with UNAVAILABLE. A pack that finds too little memory
+    free is not refused: the server reads on when there is room.
     """
 
     def CreateBuffer(self, request, context):
@@ -146,15 +164,17 @@ class ReplayServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListBuffers(self, request, context):
-        """Returns all buffers, ordered by name. Safe to retry.
+        """Returns buffers, ordered by name, a page at a time: all of them may not fit one message. A
+        buffer that is created or deleted meanwhile is listed or not; each other one is listed once.
+        Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteBuffer(self, request, context):
-        """Deletes a buffer and its files. Calls in flight on it end with NOT_FOUND. A retry that finds it
-        gone answers NOT_FOUND.
+        """Deletes a buffer and its files, damaged ones too. Calls in flight on it end with NOT_FOUND. A
+        retry that finds it gone answers NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -300,7 +320,10 @@ class ReplayService(object):
     UNAUTHENTICATED    the server wants a token, and the call has none that it knows. A token is
     sent as request metadata: `authorization: Bearer TOKEN` (RFC 6750);
     PERMISSION_DENIED  the token is one to read with, and the RPC writes; see `Scope` below;
-    UNAVAILABLE        the server is stopping or unreachable; trying again is safe for every RPC;
+    UNAVAILABLE        the server is stopping or unreachable, or the caller held up a call for too
+    long, see below; trying again is safe for every RPC;
+    DATA_LOSS          the files of the named buffer or parameters are damaged and left as they are;
+    `replayring verify` on the server's machine says what is wrong;
     INTERNAL           a defect or an I/O error; the message carries an id to look up in the log.
 
     Scope. A token to read with is good for GetBuffer, ListBuffers, GetItem, SampleBatch, ReadColumn
@@ -308,6 +331,12 @@ class ReplayService(object):
     runs ends with UNAUTHENTICATED. The health service asks for no token.
 
     No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces.
+
+    Waiting. A stream may rest between packs for as long as it likes. Once a caller has begun a pack it
+    is expected to go on with it, to take what it asked for, and to send a call's first request: one
+    that does nothing of this for a minute (by default; for two seconds while others wait for the
+    memory that it holds) finds its call ended with UNAVAILABLE. A pack that finds too little memory
+    free is not refused: the server reads on when there is room.
     """
 
     @staticmethod

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from replayring_proto.errors import InvalidRequestError, ReplayRingError, StorageError
+from replayring_proto.limits import ServerLimits
 from replayring_server.engine import Store
 from replayring_server.security.certificates import Certificates, certificates_from
 from replayring_server.security.exposure import check_exposure, missing
@@ -46,6 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--health-listen",
         metavar="HOST:PORT",
         help="another address, without TLS, that answers the health service and nothing else",
+    )
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change one of the limits in replayring_proto/limits.py, such as max_calls=10000; "
+        "may be repeated",
     )
     _add_security_arguments(parser)
 
@@ -113,6 +122,7 @@ class _Settings:
     port: int
     grace_s: float
     health: tuple[str, int] | None
+    limits: ServerLimits
     certificates: Certificates | None
     tokens: Tokens | None
 
@@ -131,7 +141,10 @@ def _settings_from(arguments: argparse.Namespace) -> _Settings:
         check_exposure(arguments.listen, host, lacking)
     elif lacking:
         logger.warning("--insecure: there is no %s", " and no ".join(lacking))
-    return _Settings(arguments.data_dir, host, port, arguments.grace, health, certificates, tokens)
+    limits = ServerLimits.of(arguments.limit)
+    return _Settings(
+        *(arguments.data_dir, host, port, arguments.grace, health, limits, certificates, tokens)
+    )
 
 
 async def _serve(settings: _Settings) -> None:
@@ -145,7 +158,7 @@ async def _serve(settings: _Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     try:
-        with Store(settings.data_dir, on_failure=on_failure) as store:
+        with Store(settings.data_dir, settings.limits, on_failure) as store:
             await _serve_store(store, settings, stopping)
     finally:
         if disk_failed.is_set():

@@ -5,15 +5,15 @@ The health service is not behind it: orchestrators probe it without a token.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
 
-from replayring_proto.errors import AccessDeniedError, UnauthenticatedError
+from replayring_proto.errors import AccessDeniedError, ReplayRingError, UnauthenticatedError
 from replayring_proto.status import to_status
 from replayring_proto.tokens import SCHEME, TOKEN_KEY
 from replayring_server.security.tokens import Scope, Tokens, digest_of
@@ -38,39 +38,11 @@ NEEDED = {
 """The scope that each method of ReplayService needs. One that is not here is nobody's."""
 
 
+@dataclass(eq=False)
 class _Call:
-    """A call that was let in. For its handler it is the context, which it stands for."""
-
-    def __init__(self, context: Any, method: str, digest: bytes) -> None:
-        self._context = context
-        self._task: asyncio.Task[Any] | None = asyncio.current_task()
-        self._writing = False
-        self.method = method
-        self.digest = digest
-        self.revoked: AccessDeniedError | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
-
-    async def write(self, message: bytes) -> None:
-        """Sends a message, as the context does."""
-        self._writing = True
-        try:
-            await self._context.write(message)
-        finally:
-            self._writing = False
-        if self.revoked is not None:
-            raise self.revoked
-
-    def revoke(self, error: AccessDeniedError) -> None:
-        """Ends the call with `error`: at once, or when the message on its way has been sent.
-
-        As long as there is one, gRPC takes no status; a call whose task were cancelled then would
-        never be answered.
-        """
-        self.revoked = error
-        if self._task is not None and not self._writing:
-            self._task.cancel()
+    method: str
+    digest: bytes
+    end: Callable[[ReplayRingError], None]
 
 
 class Authorisation:
@@ -101,24 +73,23 @@ class Authorisation:
         return digest
 
     @contextmanager
-    def admitted(self, method: str, context: Any) -> Iterator[Any]:
-        """Watches over the running call for as long as it runs; gives the context to use in it.
+    def admitted(
+        self, method: str, metadata: Metadata, end: Callable[[ReplayRingError], None]
+    ) -> Iterator[None]:
+        """Marks a call as one of this method and this token, for as long as it runs.
+
+        Args:
+            method: its method.
+            metadata: what it came with.
+            end: ends it with an error, when its token is taken away.
 
         Raises:
-            AccessDeniedError: as `check`; later, when its token is taken away.
+            AccessDeniedError: as `check`.
         """
-        if self._tokens is None:
-            yield context
-            return
-        digest = self.check(method, context.invocation_metadata() or ())
-        call = _Call(context, method, digest)
+        call = _Call(method, self.check(method, metadata), end)
         self._calls.add(call)
         try:
-            yield call
-        except asyncio.CancelledError:
-            if call.revoked is None:
-                raise
-            raise call.revoked from None
+            yield
         finally:
             self._calls.discard(call)
 
@@ -135,7 +106,7 @@ class Authorisation:
             try:
                 self._check_digest(self._tokens, call.method, call.digest)
             except AccessDeniedError as error:
-                call.revoke(error.with_traceback(None))
+                call.end(error.with_traceback(None))
 
     @staticmethod
     def _check_digest(tokens: Tokens, method: str, digest: bytes) -> None:
