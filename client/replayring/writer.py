@@ -181,6 +181,8 @@ class Writer:
         Raises:
             ServerUnavailableError, DeadlineError: some are not, yet; they stay queued, and the
                 message names them.
+            AccessDeniedError, TLSError, StorageError: nor are they while the server does not let
+                this client in, or a file of its credentials cannot be used; they stay queued.
             ReplayRingError: what an episode was refused for.
         """
         self._sender.check()

@@ -6,14 +6,16 @@ import asyncio
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
 from replayring_proto.errors import AccessDeniedError, UnauthenticatedError
+from replayring_proto.limits import ServerLimits
 from replayring_proto.v1 import replay_pb2
 from replayring_server.security.authorisation import NEEDED, Authorisation
 from replayring_server.security.tokens import Scope, Tokens
+from replayring_server.service.calls import Calls
 from tests.certificates import READ, UNKNOWN, WRITE, token_file
 from tests.service.frames import SPEC, episode, refused
 from tests.support import LocalServer, ServerProcess, eventually
@@ -23,7 +25,6 @@ from tests.wire import (
     Stream,
     Wire,
     episode_messages,
-    spec_message,
     start_message,
 )
 
@@ -123,32 +124,42 @@ def test_calls_that_have_ended_are_forgotten(server: LocalServer) -> None:
     eventually(lambda: not calls, "calls are forgotten")
 
 
-LARGE = spec_message({"image": ("uint8", (512, 512))}, capacity=50)
+class SlowContext:
+    """A context whose peer takes nothing until it is told to."""
+
+    def __init__(self) -> None:
+        self.taken = asyncio.Event()
+
+    async def write(self, message: bytes) -> None:
+        await self.taken.wait()
 
 
 def test_call_in_the_middle_of_a_reply_ends_behind_its_message(tmp_path: Path) -> None:
-    """No status is taken by gRPC while a message waits for a peer that does not read."""
+    """No status is taken by gRPC while it has a message: a call cancelled then gets no answer."""
     path = token_file(tmp_path / "tokens")
-    with (
-        LocalServer(tmp_path / "data", tokens=Tokens(path)) as server,
-        Wire(server.address, metadata=bearer(WRITE)) as wire,
-    ):
-        wire.create("b", LARGE)
-        wire.add("b", {"image": np.zeros((50, 512, 512), np.uint8)})
-        call = wire.stream("ReadColumn")
-        call.send(replay_pb2.ReadColumnRequest(buffer="b", keys=["image"]))
-        call.done_sending()
+    authorisation = Authorisation(Tokens(path))
+
+    async def reply(context: Any) -> None:
+        with (
+            Calls(ServerLimits()).entered(context, unary=False) as call,
+            authorisation.admitted("ReadColumn", bearer(WRITE), call.end_gently),
+        ):
+            await call.write(b"first")
+            await call.write(b"second")
+
+    async def revoke_meanwhile() -> None:
+        context = SlowContext()
+        replying = asyncio.create_task(reply(context))
+        await asyncio.sleep(0)  # it has come to its first message
         token_file(path, f"write {UNKNOWN}")
+        authorisation.reload()
+        await asyncio.sleep(0)
+        assert not replying.done()
+        context.taken.set()
+        with pytest.raises(UnauthenticatedError, match="ReadColumn"):
+            await replying
 
-        async def reload_while_writing() -> None:
-            while not any(each._writing for each in server.server._service._calls._calls):
-                await asyncio.sleep(0.001)
-            server.server.reload_tokens()
-
-        server.run(reload_while_writing())
-        with refused("UNAUTHENTICATED", "UnauthenticatedError", "ReadColumn"):
-            for _ in call:
-                pass
+    asyncio.run(revoke_meanwhile())
 
 
 # SIGHUP

@@ -57,8 +57,12 @@ def is_closed(connection: socket.socket) -> bool:
 def crowd(server: ServerProcess, wire: Wire, sockets: list[socket.socket]) -> None:
     """Checks that a server with all these connections has descriptors left, and uses them."""
     allowed = DESCRIPTORS // 2
-    eventually(lambda: sum(map(is_closed, sockets)) >= JUNK - allowed, "most are closed")
-    assert server.stats.num_fds() < DESCRIPTORS - 30
+
+    def most_are_closed() -> bool:
+        assert server.stats.num_fds() < DESCRIPTORS - 30
+        return sum(map(is_closed, sockets)) >= JUNK - allowed
+
+    eventually(most_are_closed, "most are closed")
     wire.create("b", SPEC)
     assert f"taking {allowed} connections at most, not 4096" in server.log_text()
 
