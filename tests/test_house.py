@@ -29,6 +29,13 @@ FORBIDDEN = {
     PROTO: {"replayring", "replayring_server", "torch"},
     SERVER: {"replayring", "torch"},
     CLIENT: {"replayring_server"},
+    SERVER / "inspection": {
+        "grpc",
+        "grpc_health",
+        "asyncio",
+        "uvloop",
+        "replayring_server.service",
+    },
     SERVER / "engine": {"grpc", "grpc_health", "asyncio", "uvloop", "replayring_server.service"},
 }
 

@@ -3,7 +3,8 @@
     <data_dir>/
       lock                    who serves this directory
       <buffer>/
-        buffer.json           format version, id, spec; written last, so it marks a whole buffer
+        buffer.json           format version, id, spec, checksum; written last, so it marks a whole
+                              buffer
         cursor                one page: `low`, `head`, `intent`; boot id; two durable slots
         episodes              ring of EPISODE_RECORD, by episode number
         writers               table of EPISODE_RECORD: the last episode of each writer
@@ -19,9 +20,13 @@ which rows are alive, and when a row read is valid, is said in `ring.reader`.
 from __future__ import annotations
 
 import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from replayring_proto.errors import InvalidSpecError, StorageError
 from replayring_proto.spec import DTYPES, BufferSpec, Column
@@ -45,6 +50,8 @@ LOW_WORD, HEAD_WORD, INTENT_WORD = 0, 8, 16
 BOOT_ID_OFFSET = 256
 # In disk sectors of their own, so that writing one never harms the other.
 SLOT_OFFSETS = (1024, 2048)
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 MIN_SLACK = 64
 MAX_EPISODE_RECORDS = 1 << 16
@@ -98,6 +105,21 @@ def file_sizes(spec: BufferSpec) -> dict[str, int]:
     return sizes
 
 
+def column_rows(content: npt.NDArray[np.uint8], column: Column) -> npt.NDArray[Any]:
+    """Returns the bytes of a column's file as an array of shape (physical_rows, *shape)."""
+    return content.view(column.dtype).reshape(-1, *column.shape)
+
+
+def boot_id_of(cursor: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Returns the part of a cursor file that says since when the machine runs that serves it."""
+    return cursor[BOOT_ID_OFFSET : BOOT_ID_OFFSET + 16]
+
+
+def machine_boot_id() -> bytes:
+    """Returns 16 bytes that change whenever the machine starts; containers share its."""
+    return bytes.fromhex(_BOOT_ID.read_text().strip().replace("-", ""))
+
+
 def encode_meta(buffer_id: str, spec: BufferSpec) -> bytes:
     """Returns the content of buffer.json."""
     columns = {c.name: {"dtype": c.dtype.name, "shape": list(c.shape)} for c in spec.columns}
@@ -109,24 +131,37 @@ def encode_meta(buffer_id: str, spec: BufferSpec) -> bytes:
         "durability": spec.durability,
         "columns": columns,
     }
+    document["checksum"] = meta_checksum(document)
     return json.dumps(document, indent=2).encode() + b"\n"
+
+
+def meta_checksum(document: Mapping[str, Any]) -> int:
+    """Returns the CRC-32 of what buffer.json says, however it is spelled."""
+    rest = {key: value for key, value in document.items() if key != "checksum"}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 def decode_meta(content: bytes, where: str) -> tuple[str, BufferSpec]:
     """Returns the buffer id and spec in the content of buffer.json.
 
     Raises:
-        StorageError: the content is no such document, or of another format version.
+        StorageError: the content is no such document, of another format version, or was changed.
     """
     try:
         document: Any = json.loads(content)
         version = document["format"]
-    except (ValueError, TypeError, KeyError, RecursionError):
+        intact = document.get("checksum") == meta_checksum(document)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise StorageError(f"{where} is not a replayring buffer description") from None
     if version != FORMAT_VERSION:
         raise StorageError(
             f"{where} has format version {version!r}; this replayring reads {FORMAT_VERSION}. "
             "Open it with the version that wrote it"
+        )
+    if not intact:
+        raise StorageError(
+            f"{where} is not what was written when the buffer was created: its checksum does not "
+            "match. A spec cannot be edited; restore the file"
         )
     try:
         spec = BufferSpec.from_data_spec(

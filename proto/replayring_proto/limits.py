@@ -58,6 +58,22 @@ PAGE_BYTES = 1 << 20
 """Bytes after which a page of ListBuffers ends, so that one message holds it."""
 
 
+MIN_TOKEN_LENGTH = 32
+"""Characters of a token: 128 bits, if they are hexadecimal and random."""
+
+MAX_TOKEN_LENGTH = 1024
+"""Characters of a token; the metadata of a request has 8 KiB for everything."""
+
+MAX_TOKENS = 1024
+"""Tokens of one server; each call is compared with every one of them."""
+
+HANDSHAKE_SECONDS = 10
+"""Until when a new connection must have finished its handshakes, or it is closed."""
+
+IDLE_CONNECTION_SECONDS = 3_600
+"""After which a connection without calls is closed; clients open another when they need it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServerLimits:
     """Limits that a server's owner may change.
@@ -85,8 +101,9 @@ class ServerLimits:
             waits likewise. At least `max_reply_bytes`.
         max_calls: calls in flight, health checks excepted.
         max_watchers: WatchParameters calls with `follow` in flight.
-        max_connections: connections; one beyond it is closed at once. Never more than half of the
-            descriptors that the system allows.
+        max_connections: connections open at once, at most half of the process's descriptors
+            whatever this says; one beyond it is closed, and its client tries again.
+        max_streams_per_connection: calls in flight on one connection; more wait in their client.
         stall_timeout_s: seconds that a peer may hold up a call: sending nothing of a first request
             or of a pack that it began, or taking nothing of a reply. Then the call ends with
             UNAVAILABLE, and an honest client tries again. Between packs a stream may rest for ever.
@@ -110,6 +127,7 @@ class ServerLimits:
     max_calls: int = 4096
     max_watchers: int = 1024
     max_connections: int = 4096
+    max_streams_per_connection: int = 1024
     stall_timeout_s: float = 60.0
     stall_patience_s: float = 2.0
     unary_timeout_s: float = 300.0

@@ -10,10 +10,12 @@ from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from replayring_proto import layout
 from replayring_proto.errors import DiskSpaceError
+from replayring_proto.pack import Pack
 from replayring_proto.spec import BufferSpec
 from replayring_server.engine import Store
 from tests.engine.folders import fingerprint
@@ -36,7 +38,9 @@ def test_a_buffer_may_take_80_percent_of_what_is_free_over_all_columns(
     pretend(monkeypatch, free=NEEDED * 10 // 8 - 2)
     with pytest.raises(DiskSpaceError) as refused:
         store.create("a", SPEC)
-    assert f"needs {NEEDED:,} bytes" in str(refused.value)
+    assert str(refused.value).startswith(f"no room for buffer 'a': it needs {NEEDED:,} bytes")
+    assert f"in {store.data_dir} and" in str(refused.value)
+    assert ".creating" not in str(refused.value)
     assert f"{NEEDED * 10 // 8 - 2:,} are free" in str(refused.value)
     assert "80%" in str(refused.value)
     assert "lower the capacity" in str(refused.value)
@@ -83,7 +87,7 @@ def test_a_disk_that_fills_up_in_between_is_the_same_error_and_leaves_nothing(
         real(fd, offset, size)
 
     monkeypatch.setattr(os, "posix_fallocate", fail_at_the_fourth)
-    with pytest.raises(DiskSpaceError, match="cannot reserve"):
+    with pytest.raises(DiskSpaceError, match="no room for buffer 'a': cannot reserve"):
         store.create("a", SPEC)
     assert fingerprint(store.data_dir) == before
     assert store.names() == []
@@ -125,15 +129,38 @@ def test_a_full_disk_is_an_error_on_creation_and_never_a_sigbus(
 ) -> None:
     """Even where the check was passed, as another program was filling the disk meanwhile."""
     with Store(small_disk) as store:
-        buffer, _ = store.create("a", SPEC)
+        store.create("a", SPEC)
         pretend(monkeypatch, free=1 << 40)
         before = fingerprint(small_disk)
         with pytest.raises(DiskSpaceError, match="No space left"):
             store.create("b", checked_spec(20_000, width=1024))
         assert fingerprint(small_disk) == before
+
+
+def test_a_disk_that_fills_later_changes_nothing(small_disk: Path) -> None:
+    """Appends go on; parameters stay at their version, and a new one is refused in plain words."""
+    with Store(small_disk) as store:
+        buffer, _ = store.create("a", SPEC)
+        assert store.parameters.publish("policy", weights(1)) == 1
         filler = small_disk / "filler"
         with pytest.raises(OSError, match="No space"):
             filler.write_bytes(bytes(8 << 20))
         for tag in range(1, 4):
             buffer.append(checked_episode(SPEC, tag, 1000))
+            buffer.sync()
+        before = fingerprint(small_disk)
+        with pytest.raises(DiskSpaceError, match=r"cannot write .*policy: No space left .*; what"):
+            store.parameters.publish("policy", weights(2))
+        assert fingerprint(small_disk) == before
+        newest = store.parameters.get("policy")
+        assert (newest.version, newest.pack.arrays["w"][0]) == (1, 1)
         filler.unlink()
+        assert store.parameters.publish("policy", weights(3)) == 2
+    with Store(small_disk) as store:
+        assert store.get("a").info().num_frames == 1000
+        assert store.parameters.get("policy").pack.arrays["w"][0] == 3
+
+
+def weights(value: float) -> Pack:
+    """More than what is left of a block here and there."""
+    return Pack.of({"w": np.full(50_000, value)})

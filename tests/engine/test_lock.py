@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from replayring_proto.errors import DirectoryLockedError, StorageError
 from replayring_server.engine import Store
-from replayring_server.engine.lock import DirectoryLock
+from replayring_server.engine.lock import DirectoryLock, holder_of
 from tests.engine.folders import fingerprint
 
 
@@ -128,12 +129,46 @@ def test_closing_frees_the_lock_and_releasing_twice_is_harmless(tmp_path: Path) 
 
 
 def test_a_store_that_cannot_open_frees_the_lock(tmp_path: Path) -> None:
-    (tmp_path / ".parameters").mkdir()
-    (tmp_path / ".parameters" / "policy").write_bytes(b"damaged")
-    with pytest.raises(StorageError, match="damaged"):
-        Store(tmp_path)
-    (tmp_path / ".parameters" / "policy").unlink()
+    (tmp_path / ".parameters").write_text("mine")
+    for _ in range(2):
+        with pytest.raises(StorageError, match="parameters: Not a directory; move it away"):
+            Store(tmp_path)
+    (tmp_path / ".parameters").unlink()
     Store(tmp_path).close()
+
+
+def test_the_holder_is_named_without_taking_the_lock(tmp_path: Path) -> None:
+    assert holder_of(tmp_path) is None
+    with holder(tmp_path) as process:
+        assert holder_of(tmp_path) == f"pid {process.pid}, 127.0.0.1:50051"
+        with pytest.raises(DirectoryLockedError):  # asking has changed nothing
+            Store(tmp_path)
+    assert holder_of(tmp_path) is None
+    with Store(tmp_path):
+        assert holder_of(tmp_path) == f"pid {os.getpid()}, this process"
+        # Nor does asking drop the lock of this very process, as closing its file would.
+        script = f"""
+            import pathlib
+            from replayring_server.engine.lock import holder_of
+            print(holder_of(pathlib.Path({str(tmp_path)!r})))
+        """
+        command = [sys.executable, "-c", textwrap.dedent(script)]
+        asked = subprocess.run(command, capture_output=True, text=True)
+        assert asked.stdout == f"pid {os.getpid()}\n"
+
+
+def test_a_file_system_without_locks_is_said_to_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that another process has the directory."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    with pytest.raises(StorageError, match="a file system that has locks") as refused:
+        DirectoryLock(tmp_path)
+    assert not isinstance(refused.value, DirectoryLockedError)
 
 
 @pytest.mark.parametrize("obstacle", ["folder", "link"])

@@ -296,6 +296,28 @@ def test_many_writers_come_and_go_and_the_newest_are_known(buffer: Buffer) -> No
         assert buffer.append(episode(number + 1, 1), Origin(f"w{number}", 1)).duplicate
 
 
+def test_a_writer_pushed_out_of_the_table_is_looked_up_in_the_log(tmp_path: Path) -> None:
+    """Where the table has fewer places than the log: as soon as a buffer holds 4,096 frames."""
+    spec = checked_spec(5000, width=1)
+    known = layout.writer_records(5000)
+    assert known < layout.episode_records(5000)
+    with Store(tmp_path) as store:
+        buffer, _ = store.create("ring", spec)
+        for number in range(known + 2):
+            buffer.append(checked_episode(spec, number + 1, 1), Origin(f"w{number}", 7))
+    with Store(tmp_path) as store:
+        buffer = store.get("ring")
+        for number in (0, 1):  # found in the log, and the table is none the wiser
+            again = buffer.append(checked_episode(spec, number + 1, 1), Origin(f"w{number}", 7))
+            assert again == Stored(number, number, 1, duplicate=True)
+        with pytest.raises(SequenceReusedError, match="another episode"):
+            buffer.append(checked_episode(spec, 9, 1), Origin("w0", 7))
+        with pytest.raises(SequenceReusedError, match="sequences must grow"):
+            buffer.append(checked_episode(spec, 9, 1), Origin("w0", 6))
+        assert not buffer.append(checked_episode(spec, 9, 1), Origin("w0", 8)).duplicate
+        assert not buffer.append(checked_episode(spec, 9, 1), Origin("never seen", 1)).duplicate
+
+
 def test_a_lost_episode_is_not_believed_once_another_has_its_number() -> None:
     """After a power loss the table may be ahead of the ring.
 

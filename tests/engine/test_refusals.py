@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import json
 import os
 import shutil
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from replayring_proto import layout
-from replayring_proto.errors import StorageError
+from replayring_proto.errors import NotFoundError, StorageError
 from replayring_server.engine import Store
 from tests.engine.folders import fingerprint
 from tests.engine.frames import checked_episode, checked_spec
@@ -25,7 +27,21 @@ Damage = Callable[[Path], Any]
 def change_meta(**changes: Any) -> Damage:
     def damage(folder: Path) -> None:
         path = folder / layout.META
-        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+        document = {**json.loads(path.read_text()), **changes}
+        document["checksum"] = layout.meta_checksum(document)
+        path.write_text(json.dumps(document))
+
+    return damage
+
+
+def edit_meta(old: str, new: str) -> Damage:
+    """As somebody with an editor would."""
+
+    def damage(folder: Path) -> None:
+        path = folder / layout.META
+        content = path.read_text()
+        assert old in content
+        path.write_text(content.replace(old, new))
 
     return damage
 
@@ -88,9 +104,26 @@ def overwrite(name: str, content: bytes) -> Damage:
     return lambda folder: (folder / name).write_bytes(content)
 
 
+def from_other(*names: str) -> Damage:
+    """Puts files of the other buffer, which holds more, in the place of this one's."""
+
+    def damage(folder: Path) -> None:
+        for name in names:
+            shutil.copyfile(folder.parent / "good" / name, folder / name)
+
+    return damage
+
+
 FILES = ["cursor", "episodes", "writers", "columns/a.tag", "columns/_bounds", "columns/index"]
 
 DAMAGES: dict[str, tuple[Damage, str]] = {
+    "an edited rate": (edit_meta('"fps": 10', '"fps": 20'), "not what was written"),
+    "an edited durability": (edit_meta("interval", "none"), "not what was written"),
+    "the cursor of another buffer": (from_other("cursor"), "of another buffer"),
+    "bounds of another buffer": (from_other("columns/_bounds"), "of an episode from 0 to 18"),
+    "a head too low": (set_counters(0, 5, 7), "of an episode from 0 to 6"),
+    "no description": (remove(layout.META), "buffer.json: No such file"),
+    "no columns": (lambda folder: shutil.rmtree(folder / "columns"), "No such file"),
     "an unknown format version": (change_meta(format=2), "format version 2"),
     "no format version": (write_meta(b"{}"), "not a replayring buffer"),
     "a description that is no JSON": (write_meta(b"\xff{"), "not a replayring buffer"),
@@ -136,9 +169,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory with two buffers, closed."""
     folder = tmp_path_factory.mktemp("made")
     with Store(folder) as store:
-        for name in ("good", "bad"):
+        for name, frames in (("good", 19), ("bad", 7)):
             buffer, _ = store.create(name, SPEC)
-            buffer.append(checked_episode(SPEC, 1, 7))
+            buffer.append(checked_episode(SPEC, 1, frames))
     return folder
 
 
@@ -148,19 +181,27 @@ def data_dir(made: Path, tmp_path: Path) -> Path:
 
 
 def assert_refused(data_dir: Path, message: str) -> None:
-    """Opens the directory: "bad" is refused and untouched, "good" is served."""
+    """Opens the directory: "bad" is refused, untouched and can be deleted; "good" is served."""
     before = fingerprint(data_dir / "bad")
     for _ in range(2):  # the second opening finds what the first one left
         with Store(data_dir) as store:
             assert store.names() == ["good"]
-            assert store.get("good").info().num_frames == 7
-            with pytest.raises(StorageError, match=message):
+            assert [buffer.name for buffer in store.buffers()] == ["good"]
+            assert store.get("good").info().num_frames == 19
+            with pytest.raises(StorageError, match=message) as refused:
                 store.get("bad")
+            assert f"`replayring verify {data_dir}`" in str(refused.value)
             with pytest.raises(StorageError):
                 store.create("bad", SPEC)
-            with pytest.raises(StorageError):
-                store.delete("bad")
-    assert fingerprint(data_dir / "bad") == before
+        assert fingerprint(data_dir / "bad") == before
+    others = {path for path in data_dir.iterdir() if path.name != "bad"}
+    with Store(data_dir) as store:
+        assert store.id_of("bad") is None
+        store.delete("bad")
+        assert set(data_dir.iterdir()) == others
+        with pytest.raises(NotFoundError):
+            store.delete("bad")
+        assert store.create("bad", SPEC)[1]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -176,7 +217,7 @@ def test_a_buffer_whose_folder_is_linked_is_refused(data_dir: Path) -> None:
     (data_dir / "bad").rename(data_dir / ".elsewhere")
     (data_dir / "bad").symlink_to(data_dir / ".elsewhere")
     before = fingerprint(data_dir / ".elsewhere")
-    assert_refused(data_dir, "symbolic link")
+    assert_refused(data_dir, "symbolic link")  # and deleting it deletes the link
     assert fingerprint(data_dir / ".elsewhere") == before
 
 
@@ -186,7 +227,7 @@ def test_a_refusal_names_the_file_and_the_remedy(data_dir: Path) -> None:
         store.get("bad")
     assert f"{data_dir}/bad/columns/a.tag has 680 bytes" in str(refused.value)
     assert "672" in str(refused.value)
-    assert "remove the buffer's folder" in str(refused.value)
+    assert "Restore it, or delete the buffer" in str(refused.value)
 
 
 def test_a_refused_buffer_is_logged_and_served_again_once_repaired(
@@ -198,3 +239,65 @@ def test_a_refused_buffer_is_logged_and_served_again_once_repaired(
     resize("columns/a.tag", -8)(data_dir / "bad")
     with Store(data_dir) as store:
         assert store.get("bad").info().num_frames == 7
+
+
+def test_a_folder_that_cannot_be_looked_into_is_refused_if_its_name_could_be_a_buffers(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a restore by root. But not `lost+found`, which no server may look into."""
+    (data_dir / "lost+found").mkdir()
+    for name in ("listdir", "open"):
+        monkeypatch.setattr(os, name, forbidding({"bad", "lost+found"}, getattr(os, name)))
+    with Store(data_dir) as store:
+        assert store.names() == ["good"]
+        with pytest.raises(StorageError, match="Permission denied"):
+            store.get("bad")
+        with pytest.raises(NotFoundError):
+            store.get("lost+found")
+
+
+def forbidding(names: set[str], real: Callable[..., Any]) -> Callable[..., Any]:
+    def call(path: Any, *arguments: Any) -> Any:
+        if names & set(Path(path).parts):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, *arguments)
+
+    return call
+
+
+def test_whatever_else_goes_wrong_with_a_buffer_the_others_are_served(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("replayring_server.engine.buffer.WriterTable", fail)
+        with Store(data_dir) as store, pytest.raises(StorageError, match="a defect"):
+            store.get("bad")
+    assert "Traceback" in caplog.text
+    with Store(data_dir) as store:
+        assert store.names() == ["bad", "good"]
+
+
+def test_a_refused_buffer_that_was_removed_by_hand_can_be_deleted_and_made_anew(
+    data_dir: Path,
+) -> None:
+    remove("cursor")(data_dir / "bad")
+    with Store(data_dir) as store:
+        shutil.rmtree(data_dir / "bad")
+        store.delete("bad")
+        assert store.create("bad", SPEC)[1]
+
+
+def test_a_refused_buffer_holds_no_files_open(data_dir: Path) -> None:
+    def descriptors() -> int:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    set_counters(0, 30, 3)(data_dir / "bad")
+    with Store(data_dir) as store:
+        store.delete("good")
+        before = descriptors()
+    with Store(data_dir):
+        assert descriptors() == before  # the lock's

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import shutil
 import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from replayring_proto.errors import (
     StorageError,
 )
 from replayring_proto.limits import ServerLimits
+from replayring_proto.pack import Pack
 from replayring_proto.query import View
 from replayring_proto.ring import Plan
 from replayring_proto.spec import BufferSpec
@@ -80,7 +83,14 @@ def test_another_spec_is_refused_and_the_buffer_untouched(store: Store, other: B
     assert fingerprint(store.data_dir) == before
 
 
-@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "_x", "x" * 65])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", ".", "..", "../x", "a/b", "a\\b", ".hidden", "_x", "x" * 65, "a\0b", "a\n", " a"),
+        *("a b", "\u00e4", "\uff0e\uff0e", "a\u0301", "\udcff", "-rf", "~", "a:b", "CON:"),
+    ],
+    ids=ascii,
+)
 def test_a_name_that_is_not_valid_is_refused_and_makes_no_file(store: Store, name: str) -> None:
     before = fingerprint(store.data_dir.parent)
     with pytest.raises(InvalidRequestError):
@@ -124,10 +134,61 @@ def test_threads_that_create_the_same_buffer_get_the_same_one(store: Store) -> N
     assert sorted(created for _, created in found) == [False] * 7 + [True]
 
 
-def test_files_are_not_readable_by_everybody(store: Store) -> None:
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_modes_are_the_same_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    """The owner writes, the group reads, nobody else sees anything."""
+    before = os.umask(umask)
+    try:
+        with Store(tmp_path / "data") as store:
+            store.create("a", SPEC)
+            store.parameters.publish("policy", Pack.of({"w": np.zeros(2)}))
+    finally:
+        os.umask(before)
+    paths = [tmp_path / "data", *(tmp_path / "data").rglob("*")]
+    assert len(paths) == 4 + len(layout.file_sizes(SPEC)) + 3
+    for path in paths:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o750 if path.is_dir() else 0o640), path
+
+
+def test_a_data_dir_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(mode=0o700)
+    Store(tmp_path / "data").close()
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
+
+
+def test_no_open_follows_a_link_or_is_left_to_a_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = os.O_NOFOLLOW | os.O_CLOEXEC
+    real, opened = os.open, []
+
+    def watch(path: Any, flags: int, *arguments: Any, **keywords: Any) -> int:
+        opened.append((path, flags))
+        return real(path, flags, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "open", watch)
+    for _ in range(2):
+        with Store(tmp_path) as store:
+            store.create("a", SPEC)[0].append(checked_episode(SPEC, 1, 3))
+            store.parameters.publish("policy", Pack.of({"w": np.zeros(2)}))
+    assert len(opened) > 20
+    assert [path for path, flags in opened if flags & wanted != wanted] == []
+
+
+def test_names_that_differ_in_case_are_different(store: Store) -> None:
     store.create("a", SPEC)
-    for path in store.data_dir.rglob("*"):
-        assert not stat.S_IMODE(path.stat().st_mode) & 0o007, path
+    assert store.create("A", checked_spec(5))[1]
+    assert store.names() == ["A", "a"]
+
+
+def test_listing_goes_on_while_buffers_come_and_go(store: Store) -> None:
+    """One that was deleted after the listing began still says what it was."""
+    for name in ("b", "a"):
+        store.create(name, SPEC)
+    listed = store.buffers()
+    store.delete("a")
+    assert [buffer.info().name for buffer in listed] == ["a", "b"]
+    assert [buffer.name for buffer in store.buffers()] == ["b"]
 
 
 def test_an_unknown_name_is_answered_with_those_there_are(store: Store) -> None:
@@ -135,10 +196,19 @@ def test_an_unknown_name_is_answered_with_those_there_are(store: Store) -> None:
         store.get("a")
     store.create("alpha", SPEC)
     store.create("beta", SPEC)
-    with pytest.raises(NotFoundError, match="there are alpha, beta"):
-        store.get("gamma")
+    with pytest.raises(NotFoundError, match=r"there are alpha, beta$"):
+        store.get("other")
+    with pytest.raises(NotFoundError, match=r"did you mean .alpha.\?"):
+        store.get("alfa")
     with pytest.raises(NotFoundError):
-        store.delete("gamma")
+        store.delete("other")
+
+
+def test_an_unknown_name_among_many_gets_a_short_answer(store: Store) -> None:
+    for number in range(12):
+        store.create(f"b{number:02}", SPEC)
+    with pytest.raises(NotFoundError, match=r"there are b00, .*, b09 and 2 more$"):
+        store.get("other")
 
 
 def test_any_program_can_read_a_column_as_documented(store: Store) -> None:
@@ -174,6 +244,16 @@ def test_a_reopened_buffer_is_the_one_that_was_closed(tmp_path: Path) -> None:
             np.testing.assert_array_equal(after[name], frames[name])
         stored = buffer.append(checked_episode(SPEC, 4, 2))
         assert (stored.index, stored.episode_index) == (27, 3)
+
+
+def test_a_new_buffer_is_not_taken_for_one_that_a_power_loss_cut_back(tmp_path: Path) -> None:
+    """Nor when its server died before it was opened again: that would warn of a loss."""
+    store = Store(tmp_path)
+    buffer, _ = store.create("a", SPEC)
+    assert not buffer.restored
+    die(store)
+    with Store(tmp_path) as store:
+        assert not store.get("a").restored
 
 
 def test_opening_and_closing_changes_nothing(tmp_path: Path) -> None:
@@ -226,11 +306,15 @@ def test_a_data_dir_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_buffer_in_the_data_dir_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "lost+found").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / ".hidden").mkdir()
-    (tmp_path / ".hidden" / layout.META).write_text("{}")
+    for name in (".hidden", "no name of a buffer", "x" * 65):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / layout.META).write_text("{}")
     before = fingerprint(tmp_path)
     with Store(tmp_path) as store:
         assert store.names() == []
+        for path in tmp_path.iterdir():
+            with pytest.raises(NotFoundError):
+                store.get(path.name)
     after = fingerprint(tmp_path)
     assert {name: after[name] for name in before} == before
 
@@ -250,6 +334,27 @@ def test_leftovers_of_a_death_in_the_middle_are_removed(tmp_path: Path, leftover
         assert store.names() == ["a"]
         assert store.get("a").info().num_frames == 3
         store.create("b", SPEC)
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "kept"])
+def test_leftovers_of_any_kind_do_not_keep_the_server_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    leftover, target = tmp_path / ".creating-a", tmp_path / "target"
+    target.mkdir()
+    (target / "mine").write_text("mine")
+    if kind == "link":
+        leftover.symlink_to(target)
+    elif kind == "file":
+        leftover.write_text("?")
+    else:
+        leftover.mkdir()
+        monkeypatch.setattr("shutil.rmtree", _raise_io_error)
+    with Store(tmp_path) as store:
+        assert store.create("a", SPEC)[1]
+    assert leftover.exists() == (kind == "kept")
+    assert ("cannot remove" in caplog.text) == (kind == "kept")
+    assert (target / "mine").read_text() == "mine"
 
 
 def test_a_death_while_creating_leaves_no_buffer(
@@ -394,6 +499,13 @@ def test_deleting_frees_the_space(store: Store) -> None:
         assert os.fstat(descriptor).st_nlink == 0
     finally:
         os.close(descriptor)
+
+
+def test_a_buffer_removed_by_hand_can_be_deleted_and_made_anew(store: Store) -> None:
+    store.create("a", SPEC)
+    shutil.rmtree(store.data_dir / "a")
+    store.delete("a")
+    assert store.create("a", SPEC)[1]
 
 
 def test_a_buffer_is_deleted_once(store: Store) -> None:

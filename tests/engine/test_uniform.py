@@ -13,7 +13,7 @@ import pytest
 
 from replayring_proto.errors import InvalidRequestError, InvalidSpecError
 from replayring_proto.query import SampleQuery, View
-from replayring_proto.ring import NothingEligible, UniformSampler
+from replayring_proto.ring import Live, NothingEligible, UniformSampler
 from tests.engine.frames import assert_whole, checked_spec
 from tests.engine.rings import MemoryRing
 
@@ -94,6 +94,16 @@ def test_batches_of_one_frame_are_as_uniform_as_large_ones() -> None:
     assert_uniform(drawn, mix.eligible(2))
 
 
+def test_several_batches_drawn_together_are_as_uniform_as_single_ones() -> None:
+    mix = MIXES["long and short"]
+    sampler = UniformSampler(
+        mix.ring().reader(), SampleQuery(50, View(keys=()), 2), np.random.default_rng(1)
+    )
+    packs = [sampler.batch(batches).arrays["index"] for batches in (7, 1, 16) * 40]
+    assert [len(pack) for pack in packs[:3]] == [350, 50, 800]
+    assert_uniform(np.concatenate(packs), mix.eligible(2))
+
+
 def test_draws_do_not_depend_on_each_other() -> None:
     """Pairs of neighbours in a batch are as likely as all other pairs."""
     mix = Mix(20, (3, 6, 5, 6))
@@ -119,9 +129,9 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     scan = UniformSampler._scan
 
-    def counted(self: UniformSampler, live: object) -> np.ndarray:
-        seen.append(len(live))  # type: ignore[arg-type]
-        return scan(self, live)  # type: ignore[arg-type]
+    def counted(self: UniformSampler, live: Live, count: int) -> np.ndarray:
+        seen.append(len(live))
+        return scan(self, live, count)
 
     monkeypatch.setattr(UniformSampler, "_scan", counted)
     return seen

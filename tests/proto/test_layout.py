@@ -97,8 +97,13 @@ def test_any_spec_round_trips(
 
 
 def changed(**fields: Any) -> bytes:
+    """A description with other fields, and a checksum that fits."""
     document = {**json.loads(layout.encode_meta("id", SPEC)), **fields}
-    return json.dumps({k: v for k, v in document.items() if v is not ...}).encode()
+    document = {k: v for k, v in document.items() if v is not ...}
+    document.setdefault("checksum", 0)
+    if "checksum" not in fields:
+        document["checksum"] = layout.meta_checksum(document)
+    return json.dumps(document).encode()
 
 
 def test_another_format_version_is_refused_and_named() -> None:
@@ -118,6 +123,8 @@ def test_another_format_version_is_refused_and_named() -> None:
         b"[" * 100_000,
         changed(format=...),
         changed(id=...),
+        changed(checksum=...),
+        changed(checksum="0"),
         changed(columns=...),
         changed(columns=[]),
         changed(columns={}),
@@ -142,15 +149,31 @@ def test_a_description_of_no_valid_buffer_is_refused_by_name(content: bytes) -> 
 
 @settings(max_examples=200)
 @given(st.data())
-def test_a_damaged_description_is_refused_or_describes_a_valid_buffer(data: st.DataObject) -> None:
+def test_a_damaged_description_is_refused_or_says_the_same(data: st.DataObject) -> None:
     content = bytearray(layout.encode_meta("id", SPEC))
     for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(32, 126))
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
-        _, spec = layout.decode_meta(bytes(content), "here")
+        found = layout.decode_meta(bytes(content), "here")
     except StorageError:
         return
-    assert isinstance(spec, BufferSpec)
+    assert found == ("id", SPEC)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"fps": 31}, {"durability": "none"}, {"id": "xd"}], ids=lambda fields: str(fields)
+)
+def test_an_edited_description_is_refused_although_it_is_valid(fields: dict[str, Any]) -> None:
+    """No file size would tell."""
+    document = {**json.loads(layout.encode_meta("id", SPEC)), **fields}
+    with pytest.raises(StorageError, match=r"here is not what was written .* restore the file"):
+        layout.decode_meta(json.dumps(document).encode(), "here")
+
+
+def test_a_description_may_be_spelled_otherwise() -> None:
+    document = json.loads(layout.encode_meta("id", SPEC))
+    content = json.dumps(dict(reversed(document.items()))).encode()
+    assert layout.decode_meta(content, "here") == ("id", SPEC)
 
 
 def test_any_program_can_find_a_row() -> None:

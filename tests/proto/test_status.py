@@ -31,6 +31,9 @@ CODES: dict[type[ReplayRingError], StatusCode] = {
     errors.OvertakenError: StatusCode.ABORTED,
     errors.DeadlineError: StatusCode.DEADLINE_EXCEEDED,
     errors.ServerUnavailableError: StatusCode.UNAVAILABLE,
+    errors.StorageError: StatusCode.DATA_LOSS,
+    errors.AccessDeniedError: StatusCode.PERMISSION_DENIED,
+    errors.UnauthenticatedError: StatusCode.UNAUTHENTICATED,
     errors.ServerError: StatusCode.INTERNAL,
 }
 """What replay.proto says each error of a call is, written out once more."""
@@ -38,8 +41,8 @@ CODES: dict[type[ReplayRingError], StatusCode] = {
 STAYS_HOME = {
     errors.ReplayRingError,
     errors.ClosedError,
-    errors.StorageError,
     errors.DirectoryLockedError,
+    errors.TLSError,
 }
 """Errors of one side alone; should one reach the wire, it is a failure of the server."""
 
@@ -87,8 +90,9 @@ def test_an_error_arrives_as_the_class_and_message_it_was(cls: type[ReplayRingEr
 
 
 @pytest.mark.parametrize("cls", STAYS_HOME, ids=lambda cls: cls.__name__)
-def test_an_error_of_the_servers_own_arrives_as_server_error(cls: type[ReplayRingError]) -> None:
-    assert type(over_the_wire(cls("disk"))) is errors.ServerError
+def test_an_error_of_the_servers_own_arrives_as_its_base(cls: type[ReplayRingError]) -> None:
+    expected = errors.StorageError if issubclass(cls, errors.StorageError) else errors.ServerError
+    assert type(over_the_wire(cls("disk"))) is expected
 
 
 def test_a_class_that_peers_do_not_know_arrives_as_its_base() -> None:
@@ -120,7 +124,9 @@ def test_a_detail_that_says_nothing_known_leaves_the_status_to_decide(metadata: 
     assert str(error) == "NOT_FOUND: gone"
 
 
-@pytest.mark.parametrize("kind", ["StorageError", "ReplayRingError", "SystemExit", "__import__"])
+@pytest.mark.parametrize(
+    "kind", ["DirectoryLockedError", "ReplayRingError", "SystemExit", "__import__"]
+)
 def test_a_peer_cannot_name_a_class_outside_the_table(kind: str) -> None:
     assert (
         type(from_status(Call(StatusCode.INTERNAL, "x", detail(kind, "y")))) is errors.ServerError

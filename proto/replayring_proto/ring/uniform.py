@@ -8,6 +8,8 @@ is eligible does a scan of the window take over, which is exact as well.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from replayring_proto.pack import Pack
@@ -58,32 +60,32 @@ class UniformSampler:
         # will be: while a learner waits, each look at the ring is at new frames only.
         self._barren = 0
 
-    def batch(self) -> Pack:
-        """Returns one batch, drawn with replacement.
+    def batch(self, batches: int = 1) -> Pack:
+        """Returns one batch, drawn with replacement, or several in one pack, one after the other.
 
-        A batch is drawn anew as a whole if writers overtook it, so that frames about to be
-        overwritten are as likely as all others as long as they live.
+        All of it is drawn anew if writers overtook it, so that frames about to be overwritten are
+        as likely as all others as long as they live.
 
         Raises:
             NothingEligible: no live frame is eligible.
             ToleranceError: a window in seconds misses inside an episode.
         """
-        return self._reader.gather(self.plan, self._draw)
+        return self._reader.gather(self.plan, partial(self._draw, batches))
 
-    def _draw(self, live: Live) -> Indices:
+    def _draw(self, batches: int, live: Live) -> Indices:
         if not len(live):
             raise NothingEligible
-        count, drop = self._query.batch_size, self._query.drop_n_last_frames
+        count, drop = self._query.batch_size * batches, self._query.drop_n_last_frames
         if not drop:
             return self._candidates(live, count)
         if live.start < self._barren <= live.end:
             live = Live(self._barren, live.end, live.capacity)
             if len(live) <= _FREE_DRAWS:
-                return self._scan(live)
+                return self._scan(live, count)
         drawn, accepted, found = 0, [], 0
         while found < count:
             if drawn > _FREE_DRAWS + _DRAWS_PER_FRAME * count:
-                return self._scan(live)
+                return self._scan(live, count)
             # A first guess of the acceptance, then what was seen of it, with some to spare.
             rate = max(found, 1) / max(drawn, 1) if drawn else 1.0
             size = min(int((count - found) / rate * 1.1) + 16, _FREE_DRAWS)
@@ -98,7 +100,7 @@ class UniformSampler:
     def _candidates(self, live: Live, size: int) -> Indices:
         return self._rng.integers(live.start, live.end, size)
 
-    def _scan(self, live: Live) -> Indices:
+    def _scan(self, live: Live, count: int) -> Indices:
         self.costly = len(live) > _FREE_DRAWS
         found = []
         for start in range(live.start, live.end, _SCANNED_AT_ONCE):
@@ -109,4 +111,4 @@ class UniformSampler:
         if not len(eligible):
             self._barren = live.end
             raise NothingEligible
-        return eligible[self._rng.integers(0, len(eligible), self._query.batch_size)]
+        return eligible[self._rng.integers(0, len(eligible), count)]

@@ -35,9 +35,18 @@ class ReplayServiceStub(object):
     NOT_FOUND          the named buffer does not exist;
     RESOURCE_EXHAUSTED a limit of this server, named in the message; nothing was written;
     DEADLINE_EXCEEDED  the caller's deadline passed;
+    UNAUTHENTICATED    the server wants a token, and the call has none that it knows. A token is
+    sent as request metadata: `authorization: Bearer TOKEN` (RFC 6750);
+    PERMISSION_DENIED  the token is one to read with, and the RPC writes; see `Scope` below;
     UNAVAILABLE        the server is stopping or unreachable, or the caller held up a call for too
     long, see below; trying again is safe for every RPC;
+    DATA_LOSS          the files of the named buffer or parameters are damaged and left as they are;
+    `replayring verify` on the server's machine says what is wrong;
     INTERNAL           a defect or an I/O error; the message carries an id to look up in the log.
+
+    Scope. A token to read with is good for GetBuffer, ListBuffers, GetItem, SampleBatch, ReadColumn
+    and WatchParameters; one to write with for every RPC. A call whose token is taken away while it
+    runs ends with UNAUTHENTICATED. The health service asks for no token.
 
     No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces.
 
@@ -116,9 +125,18 @@ class ReplayServiceServicer(object):
     NOT_FOUND          the named buffer does not exist;
     RESOURCE_EXHAUSTED a limit of this server, named in the message; nothing was written;
     DEADLINE_EXCEEDED  the caller's deadline passed;
+    UNAUTHENTICATED    the server wants a token, and the call has none that it knows. A token is
+    sent as request metadata: `authorization: Bearer TOKEN` (RFC 6750);
+    PERMISSION_DENIED  the token is one to read with, and the RPC writes; see `Scope` below;
     UNAVAILABLE        the server is stopping or unreachable, or the caller held up a call for too
     long, see below; trying again is safe for every RPC;
+    DATA_LOSS          the files of the named buffer or parameters are damaged and left as they are;
+    `replayring verify` on the server's machine says what is wrong;
     INTERNAL           a defect or an I/O error; the message carries an id to look up in the log.
+
+    Scope. A token to read with is good for GetBuffer, ListBuffers, GetItem, SampleBatch, ReadColumn
+    and WatchParameters; one to write with for every RPC. A call whose token is taken away while it
+    runs ends with UNAUTHENTICATED. The health service asks for no token.
 
     No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces.
 
@@ -155,8 +173,8 @@ class ReplayServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteBuffer(self, request, context):
-        """Deletes a buffer and its files. Calls in flight on it end with NOT_FOUND. A retry that finds it
-        gone answers NOT_FOUND.
+        """Deletes a buffer and its files, damaged ones too. Calls in flight on it end with NOT_FOUND. A
+        retry that finds it gone answers NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -299,9 +317,18 @@ class ReplayService(object):
     NOT_FOUND          the named buffer does not exist;
     RESOURCE_EXHAUSTED a limit of this server, named in the message; nothing was written;
     DEADLINE_EXCEEDED  the caller's deadline passed;
+    UNAUTHENTICATED    the server wants a token, and the call has none that it knows. A token is
+    sent as request metadata: `authorization: Bearer TOKEN` (RFC 6750);
+    PERMISSION_DENIED  the token is one to read with, and the RPC writes; see `Scope` below;
     UNAVAILABLE        the server is stopping or unreachable, or the caller held up a call for too
     long, see below; trying again is safe for every RPC;
+    DATA_LOSS          the files of the named buffer or parameters are damaged and left as they are;
+    `replayring verify` on the server's machine says what is wrong;
     INTERNAL           a defect or an I/O error; the message carries an id to look up in the log.
+
+    Scope. A token to read with is good for GetBuffer, ListBuffers, GetItem, SampleBatch, ReadColumn
+    and WatchParameters; one to write with for every RPC. A call whose token is taken away while it
+    runs ends with UNAUTHENTICATED. The health service asks for no token.
 
     No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces.
 

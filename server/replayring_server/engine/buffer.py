@@ -24,7 +24,7 @@ from replayring_proto.spec import BufferSpec
 from replayring_server.engine import files
 from replayring_server.engine.cursor import Cursor
 from replayring_server.engine.records import EpisodeLog, Origin, Record, WriterTable
-from replayring_server.engine.ring import RingWriter
+from replayring_server.engine.ring import RingWriter, check_ends
 
 logger = logging.getLogger(__name__)
 
@@ -79,11 +79,9 @@ class Buffer:
         self._on_failure = on_failure
         self._folder = folder
         self._disk_bytes = sum(sizes.values())
-        self._mapped = {file: files.map_file(folder / file) for file in sizes}
+        self._mapped = {file: files.map_file(folder / file, writable=True) for file in sizes}
         columns = {
-            key: self._mapped[f"{layout.COLUMNS}/{key}"]
-            .view(column.dtype)
-            .reshape(-1, *column.shape)
+            key: layout.column_rows(self._mapped[f"{layout.COLUMNS}/{key}"], column)
             for key, column in layout.stored_columns(self.spec).items()
         }
         self._cursor = Cursor(
@@ -95,6 +93,7 @@ class Buffer:
         counters = self._cursor.counters
         self.reader = RingReader(self.spec, counters, columns)
         self._ring = RingWriter(self.spec, counters, columns, self._cursor.reserve)
+        check_ends(self.reader.live, columns)
         # A ring that a power loss left empty still knows how far its episodes were numbered.
         self._next_episode = self.reader.state()[2] or self._cursor.durable.episodes
         self._log = EpisodeLog(self._mapped[layout.EPISODES])
@@ -111,14 +110,12 @@ class Buffer:
         """Reserves a new buffer's files in the existing, empty `folder`; buffer.json comes last.
 
         Raises:
-            DiskSpaceError: there is not enough room.
+            DiskSpaceError: the disk is full.
         """
-        sizes = layout.file_sizes(spec)
-        files.check_space(folder, sum(sizes.values()))
-        (folder / layout.COLUMNS).mkdir(mode=files.FOLDER_MODE)
-        for file, size in sizes.items():
+        files.make_folder(folder / layout.COLUMNS)
+        for file, size in layout.file_sizes(spec).items():
             files.reserve(folder / file, size)
-        Cursor.format(files.map_file(folder / layout.CURSOR))
+        Cursor.format(files.map_file(folder / layout.CURSOR, writable=True))
         files.sync_file(folder / layout.CURSOR)
         files.sync_folder(folder / layout.COLUMNS)
         files.write_whole(folder / layout.META, layout.encode_meta(buffer_id, spec))
@@ -244,6 +241,8 @@ class Buffer:
     def _known(self, origin: Origin, payload_hash: bytes) -> Stored | None:
         """Returns what was stored for a repeated origin, or None for a new one."""
         record = self._writers.last(origin.writer_id)
+        if record is None and self._writers.full:
+            record = self._log.newest_of(origin.writer_id, self._next_episode)
         if record is None or origin.sequence > record.origin.sequence:
             return None
         if origin.sequence < record.origin.sequence:

@@ -23,7 +23,6 @@ import threading
 import zlib
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,13 +32,7 @@ from replayring_proto import layout
 from replayring_proto.errors import StorageError
 from replayring_proto.ring import Counters
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SLOT_FORMAT = np.dtype([("words", "<i8", (5,)), ("checksum", "<u4")])
-
-
-def machine_boot_id() -> bytes:
-    """Returns 16 bytes that change whenever the machine starts."""
-    return bytes.fromhex(_BOOT_ID.read_text().strip().replace("-", ""))
 
 
 @dataclass(frozen=True)
@@ -51,6 +44,10 @@ class Checkpoint:
     low: int = 0
     episodes: int = 0
     reserved: int = 0
+
+    def low_after_power_loss(self, rows: int) -> int:
+        """Returns the first frame of a ring of so many rows that nothing was written over since."""
+        return min(max(self.low, self.reserved - rows), self.head)
 
 
 class Cursor:
@@ -80,14 +77,14 @@ class Cursor:
         self._slack = self._rows - capacity
         self._sync = sync
         self._lock = threading.Lock()
-        slots = [slot for slot in map(self._read_slot, (0, 1)) if slot]
+        slots = [slot for slot in read_slots(page) if slot]
         if not slots:
             raise StorageError(
-                "neither durable slot of the cursor is whole; restore the buffer, or remove it"
+                "neither durable slot of the cursor is whole; restore the buffer, or delete it"
             )
         self.durable = max(slots, key=lambda slot: slot.generation)
-        boot_id = machine_boot_id()
-        self.restored = self._boot_id.tobytes() != boot_id
+        boot_id = layout.machine_boot_id()
+        self.restored = layout.boot_id_of(page).tobytes() != boot_id
         if self.restored:
             self._restore(boot_id)
         # The last server may have died between writing a slot and syncing it.
@@ -95,8 +92,9 @@ class Cursor:
 
     @staticmethod
     def format(page: npt.NDArray[np.uint8]) -> None:
-        """Makes a page of zeros the cursor of an empty ring."""
+        """Makes a page of zeros the cursor of an empty ring, as of this start of the machine."""
         _write_slot(page, Checkpoint())
+        layout.boot_id_of(page)[:] = np.frombuffer(layout.machine_boot_id(), np.uint8)
 
     def reserve(self, until: int) -> None:
         """Makes it safe to touch the rows of frames below `until`. Cheap unless it must sync."""
@@ -127,20 +125,22 @@ class Cursor:
         power loss, so `intent` may fall.
         """
         slot, counters = self.durable, self.counters
-        low = min(max(slot.low, slot.reserved - self._rows), slot.head)
+        low = slot.low_after_power_loss(self._rows)
         self._write(slot.head, low, slot.episodes, slot.head + self._slack)
         counters.low = low
         counters.head = counters.intent = slot.head
-        self._boot_id[:] = np.frombuffer(boot_id, np.uint8)
+        layout.boot_id_of(self._page)[:] = np.frombuffer(boot_id, np.uint8)
 
-    @property
-    def _boot_id(self) -> npt.NDArray[np.uint8]:
-        return self._page[layout.BOOT_ID_OFFSET : layout.BOOT_ID_OFFSET + 16]
 
-    def _read_slot(self, parity: int) -> Checkpoint | None:
-        encoded = _slot_at(self._page, parity)
-        words = encoded["words"][0]
-        return Checkpoint(*words.tolist()) if encoded["checksum"][0] == _checksum(words) else None
+def read_slots(page: npt.NDArray[np.uint8]) -> tuple[Checkpoint | None, Checkpoint | None]:
+    """Returns both durable slots of a cursor file, None for one that is not whole."""
+    return _read_slot(page, 0), _read_slot(page, 1)
+
+
+def _read_slot(page: npt.NDArray[np.uint8], parity: int) -> Checkpoint | None:
+    encoded = _slot_at(page, parity)
+    words = encoded["words"][0]
+    return Checkpoint(*words.tolist()) if encoded["checksum"][0] == _checksum(words) else None
 
 
 def _write_slot(page: npt.NDArray[np.uint8], slot: Checkpoint) -> None:

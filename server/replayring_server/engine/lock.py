@@ -7,15 +7,21 @@ the set of held files besides.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import struct
 import threading
 from pathlib import Path
 from types import TracebackType
 
 from replayring_proto.errors import DirectoryLockedError, StorageError
+from replayring_proto.files import open_file
 from replayring_proto.layout import LOCK
-from replayring_server.engine.files import FILE_MODE
+from replayring_server.engine import files
+
+# The kernel's struct flock on 64-bit Linux: type, whence, start, length, pid.
+_FLOCK = struct.Struct("hhqqi4x")
 
 _held: set[tuple[int, int]] = set()
 _held_guard = threading.Lock()
@@ -34,22 +40,25 @@ class DirectoryLock:
         # Closing any descriptor of the file would drop a lock this process holds on it, so a second
         # taker in this process must be turned away before it opens one.
         with _held_guard:
-            if path.exists() and _identity(os.stat(path)) in _held:
+            if _held_here(path):
                 raise DirectoryLockedError(f"{folder} is already open in this process")
             try:
-                self._fd = os.open(
-                    path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE
-                )
+                self._fd = files.create_file(path, 0)
             except OSError as error:
                 raise StorageError(f"cannot open {path}: {error.strerror}") from None
             try:
                 fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                holder = os.read(self._fd, 200).decode(errors="replace").strip()
+            except OSError as error:
+                holder = _description(self._fd)
                 os.close(self._fd)
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise StorageError(
+                        f"cannot lock {path}: {error.strerror}; use a data directory on a file "
+                        "system that has locks"
+                    ) from None
                 raise DirectoryLockedError(
-                    f"{folder} is served by another process ({holder or 'unknown'}); stop it, or "
-                    "use another data directory"
+                    f"{folder} is served by another process ({holder}); stop it, or use another "
+                    "data directory"
                 ) from None
             self._identity = _identity(os.fstat(self._fd))
             _held.add(self._identity)
@@ -78,6 +87,35 @@ class DirectoryLock:
         trace: TracebackType | None,
     ) -> None:
         self.release()
+
+
+def holder_of(folder: Path) -> str | None:
+    """Returns who serves a data directory, or None if nobody does. Takes no lock itself.
+
+    Raises:
+        StorageError: the lock's file is no regular file, or cannot be read.
+    """
+    path = folder / LOCK
+    with _held_guard:
+        if _held_here(path):
+            return f"pid {os.getpid()}, this process"
+        if not os.path.lexists(path):
+            return None
+        fd = open_file(path, os.O_RDONLY)
+        try:
+            asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            kind = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))[0]
+            return None if kind == fcntl.F_UNLCK else _description(fd)
+        finally:
+            os.close(fd)
+
+
+def _held_here(path: Path) -> bool:
+    return path.exists() and _identity(os.stat(path)) in _held
+
+
+def _description(fd: int) -> str:
+    return os.pread(fd, 200, 0).decode(errors="replace").strip() or "unknown"
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

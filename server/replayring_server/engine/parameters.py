@@ -6,12 +6,14 @@ The way back from learner to actors. One file per name, replaced whole:
     8         version, little-endian
     8         length of the encoded PackHeader
     8         length of the body
-    4         CRC-32 of the header and the body
+    4         CRC-32 of the name and of all the rest of the file
     ...       header, body
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import struct
 import threading
 import zlib
@@ -26,13 +28,16 @@ from replayring_proto.errors import (
 )
 from replayring_proto.limits import check_limit
 from replayring_proto.pack import Pack, PackAssembler, parse_header
-from replayring_proto.spec import check_name
+from replayring_proto.spec import check_name, is_name
 from replayring_server.engine import files
+
+logger = logging.getLogger(__name__)
 
 FOLDER = ".parameters"
 
 _MAGIC = b"RRPARAM\x01"
-_PREFIX = struct.Struct("<8sQQQI")
+_PREFIX = struct.Struct("<8sQQQ")
+_CHECKSUM = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
@@ -49,25 +54,34 @@ class Parameters:
     def __init__(self, data_dir: Path, max_sets: int) -> None:
         """Loads what was published before.
 
+        A damaged file is logged and left untouched; asking for its name raises what is wrong.
+
         Raises:
-            StorageError: a file is damaged.
+            StorageError: the folder of them cannot be used.
         """
         self._folder = data_dir / FOLDER
-        self._folder.mkdir(mode=files.FOLDER_MODE, exist_ok=True)
         self._max_sets = max_sets
         self._publishing = threading.Lock()
-        self._sets = {
-            path.name: _load(path)
-            for path in sorted(self._folder.iterdir())
-            if not path.name.startswith(".")
-        }
+        self._sets: dict[str, ParameterSet] = {}
+        self._damaged: dict[str, str] = {}
+        for path in files_of(data_dir):
+            try:
+                self._sets[path.name] = load(path)
+            except StorageError as error:
+                logger.error("parameters %r cannot be served: %s", path.name, error)
+                self._damaged[path.name] = str(error)
+        if not self._folder.is_dir():
+            files.make_folder(self._folder)
 
     def get(self, name: str) -> ParameterSet:
         """Returns the newest version.
 
         Raises:
             NotFoundError: nothing was published under that name.
+            StorageError: something was, but its file is damaged.
         """
+        if (damage := self._damaged.get(name)) is not None:
+            raise StorageError(damage)
         try:
             return self._sets[name]
         except KeyError:
@@ -82,44 +96,87 @@ class Parameters:
         Raises:
             InvalidRequestError: the name is not valid.
             LimitExceededError: too many names.
+            DiskSpaceError: the disk is full; the version before stays the newest.
+            StorageError: a damaged file has that name; it is not replaced, because versions would
+                begin anew under the eyes of those who follow them.
         """
         check_name(name, "parameters' name")
+        path = self._folder / name
         with self._publishing:
+            if name in self._damaged and os.path.lexists(path):
+                raise StorageError(self._damaged[name])
             previous = self._sets.get(name)
             if previous is None:
                 check_limit(
-                    len(self._sets) + 1, self._max_sets, "names of parameters", "reuse a name"
+                    len(self._sets.keys() | self._damaged.keys() | {name}),
+                    self._max_sets,
+                    "names of parameters",
+                    "reuse a name",
                 )
             version = previous.version + 1 if previous else 1
-            files.write_whole(self._folder / name, _encode(version, pack))
+            files.write_whole(path, _encode(name, version, pack))
             self._sets[name] = ParameterSet(version, pack)
+            self._damaged.pop(name, None)
             return version
 
 
-def _encode(version: int, pack: Pack) -> list[bytes | memoryview]:
-    header, body = pack.layout.header(), pack.body.data
-    checksum = zlib.crc32(body, zlib.crc32(header))
-    return [_PREFIX.pack(_MAGIC, version, len(header), len(body), checksum), header, body]
+def files_of(data_dir: Path) -> list[Path]:
+    """Returns the files of a data directory's published parameters, sorted.
 
+    Those being written have other names, as have files that are none of ours.
 
-def _load(path: Path) -> ParameterSet:
-    content = files.read_whole(path)
+    Raises:
+        StorageError: what should be their folder is none, or cannot be read.
+    """
+    folder = data_dir / FOLDER
+    if folder.is_symlink():
+        raise StorageError(f"{folder} is a symbolic link; refused. Put the folder itself there")
     try:
-        magic, version, header_bytes, body_bytes, checksum = _PREFIX.unpack_from(content)
-        header_end = _PREFIX.size + header_bytes
-        header, body = content[_PREFIX.size : header_end], memoryview(content)[header_end:]
-        if (
-            magic != _MAGIC
-            or len(body) != body_bytes
-            or zlib.crc32(body, zlib.crc32(header)) != checksum
-        ):
+        return sorted(path for path in folder.iterdir() if is_name(path.name))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StorageError(f"cannot use {folder}: {error.strerror}; move it away") from None
+
+
+def load(path: Path) -> ParameterSet:
+    """Returns the parameters in a file.
+
+    Raises:
+        StorageError: it is damaged, or is not what was published under its name.
+    """
+    content = memoryview(files.read_whole(path))
+    start = _PREFIX.size + _CHECKSUM.size
+    try:
+        if len(content) < start:
+            raise MalformedMessageError("it is cut short")
+        magic, version, header_bytes, body_bytes = _PREFIX.unpack_from(content)
+        (checksum,) = _CHECKSUM.unpack_from(content, _PREFIX.size)
+        header, body = content[start : start + header_bytes], content[start + header_bytes :]
+        found = _checksum(path.name, content[: _PREFIX.size], header, body)
+        if magic != _MAGIC or len(body) != body_bytes or checksum != found:
             raise MalformedMessageError("the checksum does not match")
-        assembler = PackAssembler(parse_header(header))
-        assembler.add(body)
-        if not assembler.complete:
-            raise MalformedMessageError("the body is shorter than its header announces")
-    except (struct.error, MalformedMessageError, LimitExceededError) as error:
+        layout = parse_header(bytes(header))
+        if layout.nbytes != body_bytes:
+            raise MalformedMessageError("its header announces another size")
+    except (MalformedMessageError, LimitExceededError) as error:
         raise StorageError(
             f"{path} is damaged ({error}); remove it, and publish the parameters again"
         ) from None
+    assembler = PackAssembler(layout)
+    assembler.add(body)
     return ParameterSet(version, assembler.pack)
+
+
+def _encode(name: str, version: int, pack: Pack) -> list[bytes | memoryview]:
+    header, body = pack.layout.header(), pack.body.data
+    prefix = _PREFIX.pack(_MAGIC, version, len(header), len(body))
+    return [prefix, _CHECKSUM.pack(_checksum(name, prefix, header, body)), header, body]
+
+
+def _checksum(name: str, *parts: bytes | memoryview) -> int:
+    """With the name, so that one file put in another's place is noticed."""
+    checksum = zlib.crc32(name.encode(errors="surrogateescape"))
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    return checksum

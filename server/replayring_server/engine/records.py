@@ -116,7 +116,8 @@ class EpisodeLog:
 class WriterTable:
     """The last episode of each writer. Not thread-safe.
 
-    A full table forgets the writer that has been quiet for the most episodes.
+    A full table forgets the writer that has been quiet for the most episodes; the log may still
+    know it.
     """
 
     def __init__(
@@ -144,6 +145,11 @@ class WriterTable:
                 self._remember(record, int(slot))
         taken = set(self._slots.values())
         self._free = [slot for slot in range(len(self._records)) if slot not in taken][::-1]
+
+    @property
+    def full(self) -> bool:
+        """Whether a writer may have been forgotten."""
+        return not self._free
 
     def last(self, writer_id: str) -> Record | None:
         """Returns a writer's last episode, or None for a writer unknown here."""

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from replayring_proto.errors import StorageError
 from replayring_proto.layout import BOUNDS, physical_rows
-from replayring_proto.ring import Counters
+from replayring_proto.ring import Counters, Live
 from replayring_proto.spec import EPISODE_INDEX, FRAME_INDEX, INDEX, TIMESTAMP, BufferSpec
 
 Array = npt.NDArray[Any]
@@ -57,7 +57,8 @@ class RingWriter:
         self._columns = columns
         self._reserve = reserve
         self._rows = physical_rows(spec.capacity)
-        self._check()
+        low, head, intent = self._counters.low, self._counters.head, self._counters.intent
+        check_counters(spec.capacity, low, head, intent)
 
     def append(
         self,
@@ -106,11 +107,36 @@ class RingWriter:
         column[row : row + before_end] = values[:before_end]
         column[: frames - before_end] = values[before_end:]
 
-    def _check(self) -> None:
-        low, head, intent = self._counters.low, self._counters.head, self._counters.intent
-        live_start = max(low, head - self._spec.capacity)
-        if not (0 <= low <= head <= intent and intent - self._rows <= live_start):
+
+def check_counters(capacity: int, low: int, head: int, intent: int) -> None:
+    """Checks that the counters of a ring fit together.
+
+    Raises:
+        StorageError: they contradict each other.
+    """
+    rows = physical_rows(capacity)
+    if not (0 <= low <= head <= intent and intent - rows <= max(low, head - capacity)):
+        raise StorageError(
+            f"the cursor is damaged: low={low}, head={head}, intent={intent} contradict each "
+            f"other in a ring of {rows} rows. Restore the buffer, or delete it"
+        )
+
+
+def check_ends(live: Live, columns: Mapping[str, Array]) -> None:
+    """Checks that the oldest and the newest frame lie where the counters say.
+
+    They do not after a file was put in another's place, or a counter was spoilt.
+
+    Raises:
+        StorageError: they do not.
+    """
+    for index in {live.start, live.end - 1} if len(live) else ():
+        row = index % len(columns[INDEX])
+        found = int(columns[INDEX][row])
+        first, end = columns[BOUNDS.name][row].tolist()
+        if found != index or not first <= index < end <= live.end:
             raise StorageError(
-                f"the cursor is damaged: low={low}, head={head}, intent={intent} contradict each "
-                f"other in a ring of {self._rows} rows. Restore the buffer, or remove its folder"
+                f"by the cursor frames {live.start} to {live.end - 1} live, but in the place of "
+                f"{index} lies {found}, of an episode from {first} to {end - 1}: the cursor or a "
+                "column is damaged, or of another buffer. Restore it, or delete the buffer"
             )

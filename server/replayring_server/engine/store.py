@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import logging
 import os
-import shutil
 import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from replayring_proto.errors import AlreadyExistsError, NotFoundError, StorageError
-from replayring_proto.layout import META
+from replayring_proto import layout
+from replayring_proto.errors import (
+    AlreadyExistsError,
+    DiskSpaceError,
+    NotFoundError,
+    StorageError,
+)
 from replayring_proto.limits import ServerLimits, check_limit
-from replayring_proto.spec import BufferSpec, check_name
-from replayring_server.engine import files
+from replayring_proto.spec import BufferSpec, check_name, is_name
+from replayring_server.engine import file_systems, files
 from replayring_server.engine.buffer import Buffer
 from replayring_server.engine.lock import DirectoryLock
 from replayring_server.engine.parameters import Parameters
@@ -24,9 +29,11 @@ from replayring_server.engine.syncer import Syncer
 
 logger = logging.getLogger(__name__)
 
+_NAMES_IN_MESSAGE = 10
+
 # Names of buffers begin with a letter or digit, so these never meet one.
-_CREATING = ".creating-"
-_DELETING = ".deleting-"
+CREATING = ".creating-"
+DELETING = ".deleting-"
 
 
 class Store:
@@ -46,7 +53,8 @@ class Store:
         """Opens a data directory, creating it if need be.
 
         A buffer that cannot be opened is logged and left untouched; its name stays taken, and
-        asking for it raises what was wrong. The others are served.
+        asking for it raises what was wrong, until it is deleted. The others are served, and so it
+        is with parameters.
 
         Args:
             data_dir: the directory.
@@ -59,19 +67,17 @@ class Store:
             StorageError: it cannot be created or used.
         """
         self.limits = limits or ServerLimits()
-        self.data_dir = Path(data_dir).absolute()
-        try:
-            self.data_dir.mkdir(mode=files.FOLDER_MODE, parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot use {data_dir} as data directory: {error}") from None
+        self.data_dir = _make_data_dir(Path(data_dir))
         self._on_failure = on_failure
         # Held while the set of buffers changes, which may take as long as reserving a disk's worth
         # of space does. Looking one up takes no lock: the event loop does that.
         self._guard = threading.Lock()
         self._buffers: dict[str, Buffer] = {}
-        self._damaged: dict[str, StorageError] = {}
+        self._damaged: dict[str, str] = {}  # what is wrong, by name; an error would hold its frame
         with contextlib.ExitStack() as undo:
             self.lock = undo.enter_context(DirectoryLock(self.data_dir))
+            if concern := file_systems.concern(self.data_dir):
+                logger.warning("%s", concern)
             self._remove_leftovers()
             self.parameters = Parameters(self.data_dir, self.limits.max_parameter_sets)
             self._open_all()
@@ -85,20 +91,31 @@ class Store:
             NotFoundError: there is none of that name.
             StorageError: there is, but it could not be opened.
         """
-        if name in self._damaged:
-            # A new one each time: a traceback would grow on one that is raised again and again.
-            raise StorageError(str(self._damaged[name]))
+        if (damage := self._damaged.get(name)) is not None:
+            raise StorageError(
+                f"buffer {name!r} is not served: {damage}. On the server's machine, "
+                f"`replayring verify {self.data_dir}` says more; deleting the buffer frees its name"
+            )
         try:
             return self._buffers[name]
         except KeyError:
-            raise NotFoundError(
-                f"there is no buffer {name[:80]!r}; there are "
-                f"{', '.join(self.names()) or 'none yet'}"
-            ) from None
+            raise NotFoundError(_no_such(name, self.names())) from None
 
     def names(self) -> list[str]:
         """Returns the names of all open buffers, sorted."""
         return sorted(self._buffers)
+
+    def buffers(self) -> list[Buffer]:
+        """Returns all open buffers, by name. One deleted meanwhile still says what it was."""
+        return sorted(self._buffers.values(), key=lambda buffer: buffer.name)
+
+    def id_of(self, name: str) -> str | None:
+        """Returns the identity of a buffer, or None for one that cannot be opened.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        return None if name in self._damaged else self.get(name).buffer_id
 
     def create(self, name: str, spec: BufferSpec) -> tuple[Buffer, bool]:
         """Returns the buffer of this name and spec, and whether it was made just now.
@@ -124,27 +141,29 @@ class Store:
             try:
                 buffer = Buffer(self.data_dir / name, name, self._on_failure)
             except StorageError as error:
-                self._damaged[name] = error
+                self._damaged[name] = str(error)
                 raise
             self._buffers[name] = buffer
         logger.info("created buffer %r: %d frames, %s", name, spec.capacity, buffer.buffer_id)
         return buffer, True
 
     def delete(self, name: str) -> None:
-        """Deletes a buffer and its files.
+        """Deletes a buffer and its files, also one that cannot be opened.
 
         Raises:
             NotFoundError: there is none of that name.
         """
+        doomed = self.data_dir / f"{DELETING}{uuid.uuid4().hex}"
         with self._guard:
-            buffer = self.get(name)
-            # Appends end first; then one rename makes the deletion certain.
-            buffer.close(sync=False)
-            doomed = self.data_dir / f"{_DELETING}{buffer.buffer_id}"
-            (self.data_dir / name).rename(doomed)
+            if name not in self._damaged:
+                # Appends end first; then one rename makes the deletion certain.
+                self.get(name).close(sync=False)
+            with contextlib.suppress(FileNotFoundError):  # somebody has removed it by hand
+                (self.data_dir / name).rename(doomed)
             files.sync_folder(self.data_dir)
-            del self._buffers[name]
-        shutil.rmtree(doomed)
+            self._buffers.pop(name, None)
+            self._damaged.pop(name, None)
+        files.remove_tree(doomed)
         logger.info("deleted buffer %r", name)
 
     def close(self) -> None:
@@ -175,25 +194,30 @@ class Store:
             raise AlreadyExistsError(
                 f"{path} is there already and is no buffer; use another name, or move it away"
             )
-        folder = self.data_dir / f"{_CREATING}{name}"
-        folder.mkdir(mode=files.FOLDER_MODE)
+        buffer_id = uuid.uuid4().hex
+        folder = self.data_dir / f"{CREATING}{buffer_id}"
         try:
-            Buffer.create(folder, uuid.uuid4().hex, spec)
+            files.check_space(self.data_dir, sum(layout.file_sizes(spec).values()))
+            files.make_folder(folder)
+            Buffer.create(folder, buffer_id, spec)
             folder.rename(path)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+        except BaseException as error:
+            files.remove_tree(folder)
+            if isinstance(error, DiskSpaceError):
+                raise DiskSpaceError(f"no room for buffer {name!r}: {error}") from None
             raise
         files.sync_folder(self.data_dir)
 
     def _open_all(self) -> None:
-        for folder in sorted(self.data_dir.iterdir()):
-            if not (folder / META).exists() or folder.name.startswith("."):
-                continue
+        for folder in buffer_folders(self.data_dir):
             try:
                 self._buffers[folder.name] = self._open(folder)
-            except StorageError as error:
-                logger.error("buffer %r cannot be served: %s", folder.name, error)
-                self._damaged[folder.name] = error
+            except Exception as error:  # whatever is wrong with it, the others are served
+                text = str(error)  # and no more of it: it holds what was mapped so far
+                logger.error("buffer %r cannot be served: %s", folder.name, text)
+                if not isinstance(error, OSError):
+                    logger.exception("this is a defect of replayring")
+                self._damaged[folder.name] = text
 
     def _open(self, folder: Path) -> Buffer:
         if folder.is_symlink():
@@ -210,10 +234,56 @@ class Store:
 
     def _remove_leftovers(self) -> None:
         """Removes what a death in the middle of creating or deleting a buffer left behind."""
-        for prefix in (_CREATING, _DELETING):
-            for folder in self.data_dir.glob(f"{prefix}*"):
-                logger.warning("removing %s, left by a server that died", folder.name)
-                shutil.rmtree(folder)
+        for folder in leftovers(self.data_dir):
+            logger.warning("removing %s, left by a server that died", folder.name)
+            files.remove_tree(folder)
+
+
+def buffer_folders(data_dir: Path) -> list[Path]:
+    """Returns what lies in a data directory as a buffer, damaged or not, sorted.
+
+    That is what has a valid name and any of a buffer's files, or cannot be looked into.
+    """
+    return sorted(path for path in data_dir.iterdir() if is_name(path.name) and _is_buffer(path))
+
+
+def leftovers(data_dir: Path) -> list[Path]:
+    """Returns what a death in the middle of creating or deleting a buffer left behind."""
+    return [path for prefix in (CREATING, DELETING) for path in sorted(data_dir.glob(f"{prefix}*"))]
+
+
+def _make_data_dir(data_dir: Path) -> Path:
+    """Creates a data directory if need be, and returns its absolute path."""
+    try:
+        data_dir.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            files.make_folder(data_dir)
+        # It may be a symbolic link, as only its owner can have made it. Nothing below it may.
+        resolved = data_dir.resolve()
+        os.listdir(resolved)
+    except OSError as error:
+        raise StorageError(f"cannot use {data_dir} as data directory: {error}") from None
+    return resolved
+
+
+def _is_buffer(path: Path) -> bool:
+    try:
+        found = os.listdir(path)
+    except (NotADirectoryError, FileNotFoundError):
+        return False
+    except OSError:
+        return True
+    return not {layout.META, layout.CURSOR, layout.COLUMNS}.isdisjoint(found)
+
+
+def _no_such(name: str, known: list[str]) -> str:
+    """Returns the message about a name that no buffer has; short, however many there are."""
+    near = difflib.get_close_matches(name, known, 1)
+    if near:
+        return f"there is no buffer {name[:80]!r}; did you mean {near[0]!r}?"
+    some = ", ".join(known[:_NAMES_IN_MESSAGE]) or "none yet"
+    more = f" and {len(known) - _NAMES_IN_MESSAGE:,} more" if len(known) > _NAMES_IN_MESSAGE else ""
+    return f"there is no buffer {name[:80]!r}; there are {some}{more}"
 
 
 def _same_spec(buffer: Buffer, spec: BufferSpec) -> Buffer:

@@ -18,6 +18,7 @@ import grpc
 from replayring_proto.errors import ReplayRingError, ServerError
 from replayring_proto.status import to_status
 from replayring_proto.v1 import replay_pb2
+from replayring_server.security.authorisation import Authorisation
 from replayring_server.service.calls import Call, Calls, Context
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,9 @@ SERVICE = replay_pb2.DESCRIPTOR.services_by_name["ReplayService"].full_name
 Handler: TypeAlias = Callable[[Call], Awaitable[Any]]
 
 
-def generic_handler(handlers: dict[str, Handler], calls: Calls) -> grpc.GenericRpcHandler:
+def generic_handler(
+    handlers: dict[str, Handler], calls: Calls, authorisation: Authorisation
+) -> grpc.GenericRpcHandler:
     """Returns the service made of these handlers, one per method of ReplayService.
 
     A handler reads its requests from the call. It returns its reply; that of a method that answers
@@ -37,7 +40,7 @@ def generic_handler(handlers: dict[str, Handler], calls: Calls) -> grpc.GenericR
     back calls of those that take one request, uncounted and for ever, until that came.
     """
     methods = replay_pb2.DESCRIPTOR.services_by_name["ReplayService"].methods
-    return grpc.method_handlers_generic_handler(
+    handler = grpc.method_handlers_generic_handler(
         SERVICE,
         {
             method.name: (
@@ -49,16 +52,18 @@ def generic_handler(handlers: dict[str, Handler], calls: Calls) -> grpc.GenericR
                     method.name,
                     handlers[method.name],
                     calls,
+                    authorisation,
                     unary=not (method.client_streaming or method.server_streaming),
                 )
             )
             for method in methods
         },
     )
+    return authorisation.guard(handler)
 
 
 def _guarded(
-    method: str, handler: Handler, calls: Calls, *, unary: bool
+    method: str, handler: Handler, calls: Calls, authorisation: Authorisation, *, unary: bool
 ) -> Callable[..., Awaitable[Any]]:
     """Wraps a handler so that an error ends the call with the status that stands for it."""
 
@@ -66,8 +71,11 @@ def _guarded(
     async def guarded(_: Any, context: Context) -> Any:
         with calls.entered(context, unary=unary) as call:
             try:
-                calls.check_room()
-                return await handler(call)
+                with authorisation.admitted(
+                    method, context.invocation_metadata() or (), call.end_gently
+                ):
+                    calls.check_room()
+                    return await handler(call)
             except ReplayRingError as error:
                 # Its status, and not the error: that would keep this frame and itself alive, and a
                 # deleted buffer's files with them, until the garbage collector comes by.
@@ -89,8 +97,8 @@ def _guarded(
             # A peer that takes nothing takes no status either. Until it does, or is gone, the call
             # counts as one; what it held does not stay.
             call.release()
-            code, message, metadata = status
+            code, message, trailing = status
             logger.info("%s from %s: %s: %s", method, context.peer(), code.name, message)
-            return await context.abort(code, message, metadata)
+            return await context.abort(code, message, trailing)
 
     return guarded

@@ -51,6 +51,8 @@ class Call:
         self._begun = False
         self._owed = False
         self._moved = 0
+        self._writing = False
+        self._last_words: ReplayRingError | None = None
         self.idle = 0
         self.age = 0
         self.hold: Hold | None = None
@@ -86,8 +88,12 @@ class Call:
     async def write(self, message: bytes) -> None:
         """Sends a reply, or a piece of one; returns when the peer's side has room for it."""
         with self._owing(True):
+            self._writing = True
             await self._context.write(message)
+            self._writing = False
         self._count(len(message))
+        if self._last_words is not None:
+            raise self._last_words
 
     @contextmanager
     def resting(self) -> Iterator[None]:
@@ -130,6 +136,16 @@ class Call:
         if self.ended_with is None and self._task is not None:
             self.ended_with = error
             self._task.cancel()
+
+    def end_gently(self, error: ReplayRingError) -> None:
+        """Ends the call where it waits, or when the message on its way has been sent.
+
+        Before that gRPC takes no status: the peer, if it does read, would never be answered.
+        """
+        if self._writing:
+            self._last_words = error
+        else:
+            self.end(error)
 
     def tick(self) -> None:
         """Counts the time that passes."""

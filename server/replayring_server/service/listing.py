@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
-from replayring_proto.errors import NotFoundError
 from replayring_proto.limits import MAX_PAGE_SIZE, PAGE_BYTES
 from replayring_proto.messages import info_to_message
 from replayring_proto.v1 import replay_pb2
@@ -18,15 +15,14 @@ def list_buffers(
     page_size = min(request.page_size or MAX_PAGE_SIZE, MAX_PAGE_SIZE)
     response = replay_pb2.ListBuffersResponse()
     nbytes, last = 0, ""
-    for name in store.names():
-        if name <= request.page_token:
+    for buffer in store.buffers():
+        if buffer.name <= request.page_token:
             continue
         if len(response.buffers) == page_size or nbytes >= PAGE_BYTES:
             response.next_page_token = last
             break
-        with contextlib.suppress(NotFoundError):  # deleted in this moment
-            info = info_to_message(store.get(name).info())
-            nbytes += info.ByteSize()
-            response.buffers.append(info)
-            last = name
+        info = info_to_message(buffer.info())
+        nbytes += info.ByteSize()
+        response.buffers.append(info)
+        last = buffer.name
     return response

@@ -9,6 +9,7 @@ import grpc
 from replayring_proto.messages import info_to_message, parse, spec_from_message
 from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Store
+from replayring_server.security.authorisation import Authorisation
 from replayring_server.service import fetching, listing, publishing
 from replayring_server.service.adding import AddEpisodes
 from replayring_server.service.boundary import generic_handler
@@ -21,8 +22,9 @@ from replayring_server.service.workers import Lane, Workers
 class ReplayService:
     """The service over one store. Belongs to one event loop; does not close the store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, authorisation: Authorisation) -> None:
         self._store = store
+        self._authorisation = authorisation
         self._changes = Changes()
         self._workers = Workers()
         self._calls = Calls(store.limits)
@@ -43,6 +45,7 @@ class ReplayService:
                 "WatchParameters": self._watch_parameters,
             },
             self._calls,
+            self._authorisation,
         )
 
     def stop_waiting(self) -> None:
@@ -74,7 +77,7 @@ class ReplayService:
 
     async def _delete_buffer(self, call: Call) -> bytes:
         request = parse(replay_pb2.DeleteBufferRequest, await call.request())
-        buffer_id = self._store.get(request.name).buffer_id
+        buffer_id = self._store.id_of(request.name)
         await self._workers.change(
             Lane.FILES,
             partial(self._store.delete, request.name),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from replayring_proto.errors import InvalidRequestError, MalformedMessageError
-from replayring_proto.limits import check_limit
+from replayring_proto.limits import CHUNK_BYTES, check_limit
 from replayring_proto.messages import parse, query_from_message
 from replayring_proto.pack import Pack
 from replayring_proto.ring import NothingEligible, UniformSampler
@@ -34,6 +36,7 @@ class SampleBatch:
         self._sampler: UniformSampler | None = None
         self._nbytes = 0
         self._work = 0
+        self._batches_per_pack = 1
         self._min_frames = 1
 
     async def run(self) -> None:
@@ -48,8 +51,11 @@ class SampleBatch:
                 "batches asked for at once",
                 "ask for more when some have come",
             )
-            for _ in range(request.batches or 1):
-                await self._send_batch()
+            wanted = request.batches or 1
+            while wanted:
+                together = min(wanted, self._batches_per_pack)
+                await self._send_batches(together)
+                wanted -= together
 
     def _prepare(self, spec: replay_pb2.SampleSpec) -> None:
         """Checks what is to be sampled, before memory is taken for it."""
@@ -69,36 +75,39 @@ class SampleBatch:
                 f"{buffer.spec.capacity:,} frames at most; it would wait for ever"
             )
         self._buffer, self._sampler, self._min_frames = buffer, sampler, spec.min_frames or 1
+        most = min(CHUNK_BYTES, self._store.limits.max_reply_bytes)
+        self._batches_per_pack = max(1, min(spec.batches_per_pack, most // max(self._nbytes, 1)))
 
-    async def _send_batch(self) -> None:
+    async def _send_batches(self, batches: int) -> None:
         buffer, sampler = self._buffer, self._sampler
         if buffer is None or sampler is None:
             raise MalformedMessageError("the first request of SampleBatch must set `spec`")
-        pack = await self._draw(buffer, sampler)
+        pack = await self._draw(buffer, sampler, batches)
         if pack is None:
-            pack = await self._draw_patiently(buffer, sampler)
-        rest = replay_pb2.SampleBatchResponse(next_index=buffer.reader.live.end)
+            pack = await self._draw_patiently(buffer, sampler, batches)
+        rest = replay_pb2.SampleBatchResponse(next_index=buffer.reader.live.end, batches=batches)
         await send_pack(self._call, pack, rest.SerializeToString())
         self._call.release()
 
-    async def _draw_patiently(self, buffer: Buffer, sampler: UniformSampler) -> Pack:
+    async def _draw_patiently(self, buffer: Buffer, sampler: UniformSampler, batches: int) -> Pack:
         """Draws a batch as soon as there is enough to draw from."""
         with self._changes.watch(buffer.buffer_id) as watch:
-            while (pack := await self._draw(buffer, sampler)) is None:
+            while (pack := await self._draw(buffer, sampler, batches)) is None:
                 with self._call.resting():
                     await watch.change()
         return pack
 
-    async def _draw(self, buffer: Buffer, sampler: UniformSampler) -> Pack | None:
-        """Draws a batch, for which the call then holds memory; None if there is nothing to draw."""
+    async def _draw(self, buffer: Buffer, sampler: UniformSampler, batches: int) -> Pack | None:
+        """Draws batches, for which the call then holds memory; None if there is nothing to draw."""
         buffer.check_open()
         if len(buffer.reader.live) < self._min_frames:
             return None
-        await self._call.take(self._calls.sending, self._nbytes)
+        await self._call.take(self._calls.sending, self._nbytes * batches)
+        draw = partial(sampler.batch, batches)
         try:
             if sampler.costly:
-                return await self._workers.run(Lane.SEARCH, sampler.batch)
-            return await self._workers.run(Lane.READ, sampler.batch, self._work)
+                return await self._workers.run(Lane.SEARCH, draw)
+            return await self._workers.run(Lane.READ, draw, self._work * batches)
         except NothingEligible:
             self._call.release()  # an episode that is long enough may yet come
             return None
