@@ -7,6 +7,10 @@ import numpy as np
 from replayring_proto.v1 import replay_pb2
 from tests.wire import Stream, Wire, episode_messages, start_message
 
+# Left alone, gRPC takes ever more of a reply that nobody reads: on a slow machine, all of it.
+NARROW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 16))
+"""Options of a connection whose peer sees at once that nothing is read."""
+
 
 def half_an_episode(
     wire: Wire, buffer: str, writer_id: str, episode: dict[str, np.ndarray], chunk: int
@@ -20,7 +24,7 @@ def half_an_episode(
 
 
 def unread_batch(wire: Wire, buffer: str, batch_size: int) -> Stream:
-    """Asks for a batch, which should be a large one, and reads no more than its beginning."""
+    """Asks for a large batch over a `NARROW` connection, and reads no more than its beginning."""
     call = wire.stream("SampleBatch", timeout=None)
     spec = replay_pb2.SampleSpec(buffer=buffer, batch_size=batch_size)
     call.send(replay_pb2.SampleBatchRequest(spec=spec))

@@ -84,7 +84,7 @@ def test_calls_of_every_kind_leave_nothing_behind(tmp_path: Path) -> None:
         now = footprint(server)
         print(f"{CALLS} calls of {len(KINDS)} kinds: {(now[0] - memory) / MIB:+.1f} MiB")
         assert now[0] - memory < 20 * MIB
-        assert now[1] <= threads + 8  # gRPC's own pool comes and goes
+        assert now[1] <= threads + 24  # the engine's lanes fill; gRPC's own pool comes and goes
         assert wire.add("b", episode(2), writer_id="last")
         assert server.stop() == 0
         assert "Traceback" not in server.log_text()

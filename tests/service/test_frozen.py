@@ -110,7 +110,7 @@ def freeze_midway(actor: Actor, server: LocalServer) -> None:
     while True:
         actor.process.send_signal(signal.SIGSTOP)
         time.sleep(0.1)  # what is on its way arrives; nothing more comes
-        if staging.free < staging.nbytes and all(call.hold for call in server.calls._calls):
+        if staging.free < staging.nbytes and all(call.hold for call in list(server.calls._calls)):
             return
         actor.process.send_signal(signal.SIGCONT)
         time.sleep(0.01)

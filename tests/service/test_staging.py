@@ -14,7 +14,7 @@ from replayring_proto.limits import ServerLimits
 from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Buffer
 from tests.service.frames import refused
-from tests.service.stalling import follower, half_an_episode, unread_batch
+from tests.service.stalling import NARROW, follower, half_an_episode, unread_batch
 from tests.support import PATIENCE, LocalServer, ServerProcess, eventually
 from tests.wire import Stream, Wire, episode_messages, pack_messages, spec_message, start_message
 
@@ -45,7 +45,7 @@ def local(tmp_path: Path) -> Iterator[LocalServer]:
 
 @pytest.fixture
 def wire(local: LocalServer) -> Iterator[Wire]:
-    with Wire(local.address) as wire:
+    with Wire(local.address, NARROW) as wire:
         wire.create("b", SPEC)
         wire.add("b", episode(), writer_id="first")
         yield wire
@@ -239,14 +239,14 @@ def test_learners_that_wait_for_frames_hold_no_memory(local: LocalServer, wire: 
 
 def test_watcher_that_stalls_does_not_keep_an_old_version(tmp_path: Path) -> None:
     limits = ServerLimits(stall_timeout_s=1e6, stall_patience_s=0.2)
-    with LocalServer(tmp_path / "data", limits) as server, Wire(server.address) as wire:
+    with LocalServer(tmp_path / "data", limits) as server, Wire(server.address, NARROW) as wire:
         weights = {"w": np.ones(64 * MIB, np.uint8)}
         wire.publish("p", weights)
         stalled = follower(wire, "p")
         stalled.receive()
-        eventually(lambda: max(c.idle for c in server.calls._calls) > 8, "it takes nothing")
+        eventually(lambda: max(c.idle for c in list(server.calls._calls)) > 8, "it takes nothing")
         wire.publish("p", {"w": np.ones(1)})
-        eventually(lambda: any(c.ended_with for c in server.calls._calls), "it is given up")
+        eventually(lambda: any(c.ended_with for c in list(server.calls._calls)), "it is given up")
         with refused("UNAVAILABLE", "ServerUnavailableError", "a newer version is there"):
             list(stalled)
         assert wire.latest("p")[0] == 2
@@ -268,7 +268,7 @@ def test_stalled_learners_do_not_hold_gigabytes(tmp_path: Path) -> None:
         wire.create("b", SPEC)
         wire.add("b", episode())
         wire.sample("b", ASKED)
-        with server.memory_peak() as peak, Wire(server.address) as peer:
+        with server.memory_peak() as peak, Wire(server.address, NARROW) as peer:
             spec = replay_pb2.SampleSpec(buffer="b", batch_size=ASKED)
             learners = [peer.stream("SampleBatch", timeout=None) for _ in range(64)]
             for learner in learners:

@@ -107,11 +107,13 @@ def test_others_do_not_notice_and_nothing_stays(own_server: ServerProcess) -> No
                 stall(wire, peer)
                 assert health_seconds(wire) < 1
                 assert use(wire, "a") == expected
-                assert own_server.stats.num_threads() <= threads + 8  # gRPC's own pool
+                assert (
+                    own_server.stats.num_threads() <= threads + 24
+                )  # the engine's lanes, and gRPC's own pool
         eventually(lambda: own_server.stats.num_fds() <= descriptors, "connections are closed")
         assert use(wire, "a") == expected
         eventually(
-            lambda: own_server.stats.memory_info().rss < memory + 8 * MIB, "memory is given back"
+            lambda: own_server.stats.memory_info().rss < memory + 32 * MIB, "memory is given back"
         )
 
 
