@@ -253,6 +253,7 @@ class Wire:
         """
         if len(messages) == 1:  # the same on the wire, and takes no thread here
             ask = self.channel.unary_stream(method if "/" in method else f"/{SERVICE}/{method}")
+            options = {"metadata": self._metadata, **options}
             try:
                 return list(ask(_bytes(messages[0]), timeout=timeout, **options))
             except grpc.RpcError as error:

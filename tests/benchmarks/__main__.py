@@ -7,7 +7,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ import replayring
 from replayring_proto.pack import PackLayout
 from replayring_proto.query import View
 from replayring_proto.ring import Plan
+from replayring_server.engine import Store
+from replayring_server.inspection import verify
 from tests.benchmarks.limits import gather_per_second
 from tests.benchmarks.workloads import WORKLOADS, Workload
 
@@ -108,6 +111,31 @@ class Benchmark:
         with serving("tests.benchmarks.limits") as address:
             self.load(address, str(reply_layout(workload).nbytes), workload, ["echo"])
 
+    def reopening(self, folder: Path) -> None:
+        """Measures how soon a million frames are served again, and verified."""
+        million = replace(WORKLOADS["small"], capacity=1_000_000)
+        serve = ("replayring_server", "serve", "--data-dir", str(folder), "--listen", "127.0.0.1:0")
+        with serving(*serve) as address, replayring.connect(address) as client:
+            fill(client.create_buffer("b", million.data_spec, million.capacity), million, 1_000_000)
+        with self.timing("process start to listening") as done, serving(*serve):
+            done()
+        with self.timing("opening the store alone") as done, Store(folder):
+            done()
+        with self.timing("replayring verify") as done:
+            assert not verify(folder).damaged
+            done()
+
+    @contextmanager
+    def timing(self, what: str) -> Iterator[Callable[[], None]]:
+        """Notes how often a second something can be done that ends when `done` is called."""
+        begin = time.perf_counter()
+
+        def done() -> None:
+            took = time.perf_counter() - begin
+            self.note("reopening", f"1,000,000 frames: {what}", 1 / took, ms=took * 1e3)
+
+        yield done
+
     def capacities(self, folder: Path) -> None:
         """Measures one sample at growing capacities."""
         small = WORKLOADS["small"]
@@ -158,6 +186,7 @@ def main() -> None:
         for name in arguments.workload or WORKLOADS:
             benchmark.workload(WORKLOADS[name], Path(folder) / name)
         if not arguments.no_capacities:
+            benchmark.reopening(Path(folder) / "reopening")
             benchmark.capacities(Path(folder) / "capacities")
     benchmark.table()
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from replayring_proto.errors import NotFoundError
 from replayring_server.engine import Origin, Store
 from replayring_server.inspection import describe
 from replayring_server.inspection.overview import LastEpisode
+from replayring_server.inspection.reading import ColumnFile
 from tests.engine.folders import fingerprint
 from tests.engine.lives import die
 from tests.inspection.spoiling import SPEC, episode, set_counters, truncate
@@ -115,27 +117,45 @@ def test_beside_a_server_the_newest_is_seen_and_nothing_changed(data_dir: Path) 
     die(store)
 
 
-def test_what_is_seen_beside_a_busy_server_fits_together(tmp_path: Path) -> None:
-    """Each episode has one frame, so that its number is that of its frame."""
+@pytest.fixture
+def overtaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """A served buffer whose server overwrites everything whenever a row is about to be read.
+
+    As often as the list says that is in the fixture: [times].
+    """
+    times = [1]
+    real = ColumnFile.read
     with Store(tmp_path) as store:
         buffer, _ = store.create("a", SPEC)
         buffer.append(episode(1, 1))
-        stopping = threading.Event()
 
-        def write() -> None:
-            while not stopping.is_set():
-                buffer.append(episode(1, 1))
+        def read(column: ColumnFile, start: int, end: int) -> Any:
+            if times[0]:
+                times[0] -= 1
+                for _ in range(200):  # each episode has one frame, and so the number of that
+                    buffer.append(episode(1, 1))
+            return real(column, start, end)
 
-        writer = threading.Thread(target=write)
-        writer.start()
-        try:
-            for _ in range(30):
-                (state,) = describe(tmp_path).buffers
-                assert state.next_episode_index == state.next_index
-                assert state.num_episodes == state.next_index - state.oldest_index
-        finally:
-            stopping.set()
-            writer.join()
+        monkeypatch.setattr(ColumnFile, "read", read)
+        yield times
+
+
+def test_what_is_seen_beside_a_busy_server_fits_together(
+    tmp_path: Path, overtaken: list[int]
+) -> None:
+    (state,) = describe(tmp_path).buffers
+    assert overtaken == [0]
+    assert (state.oldest_index, state.next_index) == (151, 201)
+    assert (state.num_episodes, state.next_episode_index) == (50, 201)
+
+
+def test_a_server_that_overtakes_every_attempt_is_said_to(
+    tmp_path: Path, overtaken: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replayring_server.inspection.overview._ATTEMPTS", 3)
+    overtaken[0] = 100
+    assert "writers overtook" in describe(tmp_path).unreadable["buffer a"]
+    assert overtaken == [100 - 2 * 3]
 
 
 def test_what_is_no_data_directory_is_said_to_be_none(data_dir: Path) -> None:

@@ -396,6 +396,26 @@ def test_every_damaged_buffer_is_reported(data_dir: Path) -> None:
     assert list(report.lines())[-1] == f"{data_dir}: 3 damaged"
 
 
+def test_cursors_that_only_differ_in_how_many_episodes_there_were_are_told_apart(
+    tmp_path: Path,
+) -> None:
+    with Store(tmp_path) as store:
+        for name, lengths in (("ring", (10,)), ("other", (4, 6))):
+            buffer, _ = store.create(name, SPEC)
+            for length in lengths:
+                buffer.append(episode(1, length))
+    swap("ring/cursor", "other/cursor")(tmp_path)
+    one, two = found(verify(tmp_path), harmless=False)
+    assert one == (
+        "other/cursor",
+        "by its durable slot the next episode is number 1, by the frames 2",
+    )
+    assert two == (
+        "ring/cursor",
+        "by its durable slot the next episode is number 2, by the frames 1",
+    )
+
+
 # What is no damage
 
 

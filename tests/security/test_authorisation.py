@@ -127,7 +127,7 @@ LARGE = spec_message({"image": ("uint8", (512, 512))}, capacity=50)
 
 
 def test_call_in_the_middle_of_a_reply_ends_behind_its_message(tmp_path: Path) -> None:
-    """GRPC takes no status while a message waits for a peer that does not read."""
+    """No status is taken by gRPC while a message waits for a peer that does not read."""
     path = token_file(tmp_path / "tokens")
     with (
         LocalServer(tmp_path / "data", tokens=Tokens(path)) as server,
@@ -141,7 +141,7 @@ def test_call_in_the_middle_of_a_reply_ends_behind_its_message(tmp_path: Path) -
         token_file(path, f"write {UNKNOWN}")
 
         async def reload_while_writing() -> None:
-            while not any(each._writing for each in server.server._authorisation._calls):
+            while not any(each._writing for each in server.server._service._calls._calls):
                 await asyncio.sleep(0.001)
             server.server.reload_tokens()
 

@@ -187,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, help="instead of --hours")
     parser.add_argument("--interval", type=float, default=10.0, help="seconds between lines")
     parser.add_argument(
-        "--kill-every", type=float, default=300.0, help="seconds between kills; 0 for none"
+        "--kill-every", type=float, default=900.0, help="seconds between kills; 0 for none"
     )
     parser.add_argument("--actors", type=int, default=4)
     parser.add_argument("--learners", type=int, default=2)

@@ -13,8 +13,11 @@ import numpy as np
 from tests.support import ServerProcess
 
 MIB = 1 << 20
-WARM_UP_S = 60.0
+WARM_UP_S = 120.0
 """Seconds of a server's life in which caches and pools fill."""
+
+SPAN_S = 600.0
+"""Seconds after that in which a slope begins to tell more than the noise."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,11 @@ class Life:
     def slope(self) -> float | None:
         """Returns the growth of anonymous memory in MiB per hour, by least squares.
 
-        None before there is enough to tell: three footprints after the warm-up.
+        None before there is enough to tell.
         """
         began = self.footprints[0].at if self.footprints else 0.0
         seen = [f for f in self.footprints if f.at - began >= WARM_UP_S]
-        if len(seen) < 3:
+        if not seen or seen[-1].at - seen[0].at < SPAN_S:
             return None
         hours = np.array([f.at for f in seen]) / 3600
         return float(np.polyfit(hours - hours[0], [f.anonymous / MIB for f in seen], 1)[0])

@@ -85,9 +85,9 @@ def test_torn_rows_and_growth_are_noticed(idle: Soak) -> None:
     assert torn(rows) == 0
     rows["value"][4, 2] += 1
     assert torn(rows) == 1
-    growing = Life([Footprint(60.0 * i, 0, i * MIB, 9, 9) for i in range(10)])
+    growing = Life([Footprint(60.0 * i, 0, i * MIB, 9, 9) for i in range(15)])
     assert growing.slope() == pytest.approx(60)
-    assert Life(growing.footprints[:2]).slope() is None
+    assert Life(growing.footprints[:5]).slope() is None
     idle.lives.append(growing)
     assert verdict(idle, 61) == 0
     assert verdict(idle, 59) == 1

@@ -80,8 +80,8 @@ class Parameters:
             NotFoundError: nothing was published under that name.
             StorageError: something was, but its file is damaged.
         """
-        if name in self._damaged:
-            raise StorageError(self._damaged[name])
+        if (damage := self._damaged.get(name)) is not None:
+            raise StorageError(damage)
         try:
             return self._sets[name]
         except KeyError:

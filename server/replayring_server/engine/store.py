@@ -91,9 +91,9 @@ class Store:
             NotFoundError: there is none of that name.
             StorageError: there is, but it could not be opened.
         """
-        if name in self._damaged:
+        if (damage := self._damaged.get(name)) is not None:
             raise StorageError(
-                f"buffer {name!r} is not served: {self._damaged[name]}. On the server's machine, "
+                f"buffer {name!r} is not served: {damage}. On the server's machine, "
                 f"`replayring verify {self.data_dir}` says more; deleting the buffer frees its name"
             )
         try:
