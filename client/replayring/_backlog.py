@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from replayring._adding import Outgoing
 from replayring._outage import Outage
-from replayring._spill import Spill, Spilled
+from replayring._spill import DamagedError, Spill, Spilled
 from replayring_proto.errors import NotFoundError, ReplayRingError, StorageError
 
 _LOGGER = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Backlog:
         episode = self._episodes.popleft()
         if not isinstance(episode, Spilled):
             self._memory_bytes -= episode.nbytes
-        elif self._spill and isinstance(failure, StorageError):
+        elif self._spill and isinstance(failure, DamagedError):
             self._spill.set_aside(episode)
         elif self._spill and not isinstance(failure, NotFoundError):
             self._spill.remove(episode)

@@ -25,13 +25,12 @@ from replayring._backlog import Backlog, Held, named
 from replayring._calls import Arrays, Caller
 from replayring._channel import Stub
 from replayring._patience import LASTING_SECONDS, LOCKED_OUT, passing
-from replayring._spill import Spill, Spilled
+from replayring._spill import DamagedError, Spill, Spilled
 from replayring_proto.errors import (
     ClosedError,
     NotFoundError,
     ReplayRingError,
     SequenceReusedError,
-    StorageError,
 )
 from replayring_proto.pack import Pack
 
@@ -71,7 +70,7 @@ class Sender(Background):
         )
         self._abandoned = False
         self._errors: deque[ReplayRingError] = deque()
-        self._unreadable: tuple[int, StorageError] | None = None
+        self._unreadable: tuple[int, DamagedError] | None = None
         self._outbox: queue.SimpleQueue[Held | None] | None = None
         if self._backlog:
             self.start()
@@ -220,7 +219,8 @@ class Sender(Background):
 
     def _endures(self, failure: ReplayRingError) -> bool:
         # Nobody else has these episodes: they wait until somebody has let this writer in again.
-        return passing(failure) or isinstance(failure, LOCKED_OUT)
+        locked_out = isinstance(failure, LOCKED_OUT) and not isinstance(failure, DamagedError)
+        return passing(failure) or locked_out
 
     def _converse(self, stub: Stub) -> None:
         outbox: queue.SimpleQueue[Held | None] = queue.SimpleQueue()
@@ -246,7 +246,7 @@ class Sender(Background):
             if isinstance(episode, Spilled):
                 try:
                     pack = episode.packed()
-                except StorageError as error:
+                except DamagedError as error:
                     self._unreadable = episode.sequence, error
                     return
                 yield Outgoing(episode.sequence, pack.arrays, pack)

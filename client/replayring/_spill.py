@@ -50,6 +50,10 @@ _held: set[tuple[int, int]] = set()
 _held_guard = threading.Lock()
 
 
+class DamagedError(StorageError):
+    """The file of a spilled episode cannot be read."""
+
+
 @dataclass(frozen=True)
 class Spilled:
     """An episode in a file. Has what `Outgoing` has.
@@ -68,13 +72,13 @@ class Spilled:
         """Reads the episode.
 
         Raises:
-            StorageError: the file is damaged, or cannot be read.
+            DamagedError: the file is damaged, or cannot be read.
         """
         try:
             with open(_open(self.path, os.O_RDONLY), "rb") as file:
                 return _read(file, self.nbytes)
         except (OSError, ReplayRingError) as error:
-            raise StorageError(f"{self.path} cannot be sent: {error}") from None
+            raise DamagedError(f"{self.path} cannot be sent: {error}") from None
 
 
 class Spill:

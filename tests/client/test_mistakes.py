@@ -99,7 +99,7 @@ def test_no_server_there(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_another_buffers_name(client: Client, buffer: Buffer) -> None:
-    with pytest.raises(replayring.NotFoundError, match=f"there are .*{buffer.name}"):
+    with pytest.raises(replayring.NotFoundError, match=f"did you mean {buffer.name!r}"):
         client.buffer(f"{buffer.name}x")
 
 

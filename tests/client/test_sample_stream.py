@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,6 +16,7 @@ import pytest
 
 import replayring
 from replayring_proto import errors
+from replayring_proto.ring import UniformSampler
 from replayring_proto.v1 import replay_pb2
 from tests.client.fake_server import (
     FakeServer,
@@ -25,7 +27,7 @@ from tests.client.fake_server import (
     silence,
     status,
 )
-from tests.support import eventually
+from tests.support import LocalServer, eventually
 
 pytestmark = [
     pytest.mark.usefixtures("no_threads_left"),
@@ -123,6 +125,26 @@ class TestRealServer:
             buffer.add_episode({"state": np.zeros((50, 2)), "reward": np.zeros(50)})
             fresh = next(batch for batch in stream if stream.next_index == 55)
             assert fresh["index"].max() >= 5
+
+    def test_frames_that_come_during_a_draw_do_not_make_it_fresher(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        draw = UniformSampler.batch
+        with LocalServer(tmp_path / "data") as server:
+
+            def interrupted(sampler: UniformSampler, *args: Any, **kwargs: Any) -> Any:
+                pack = draw(sampler, *args, **kwargs)
+                server.store.get("b").append({"x": np.zeros(50)})
+                return pack
+
+            monkeypatch.setattr(UniformSampler, "batch", interrupted)
+            with replayring.connect(server.address) as client:
+                spec = {"x": {"shape": (), "dtype": "float32"}}
+                buffer = client.create_buffer("b", spec, 1000)
+                buffer.add_episode({"x": np.zeros(5)})
+                with buffer.sample_stream(64, in_flight=1, keys=["x"]) as stream:
+                    assert next(stream)["index"].max() < 5
+                    assert stream.next_index == 5
 
     def test_a_buffer_that_is_deleted(self, buffer: replayring.Buffer) -> None:
         buffer.add_episode({"state": np.zeros((5, 2)), "reward": np.zeros(5)})

@@ -82,32 +82,42 @@ class SampleBatch:
         buffer, sampler = self._buffer, self._sampler
         if buffer is None or sampler is None:
             raise MalformedMessageError("the first request of SampleBatch must set `spec`")
-        pack = await self._draw(buffer, sampler, batches)
-        if pack is None:
-            pack = await self._draw_patiently(buffer, sampler, batches)
-        rest = replay_pb2.SampleBatchResponse(next_index=buffer.reader.live.end, batches=batches)
+        drawn = await self._draw(buffer, sampler, batches)
+        if drawn is None:
+            drawn = await self._draw_patiently(buffer, sampler, batches)
+        pack, next_index = drawn
+        rest = replay_pb2.SampleBatchResponse(next_index=next_index, batches=batches)
         await send_pack(self._call, pack, rest.SerializeToString())
         self._call.release()
 
-    async def _draw_patiently(self, buffer: Buffer, sampler: UniformSampler, batches: int) -> Pack:
+    async def _draw_patiently(
+        self, buffer: Buffer, sampler: UniformSampler, batches: int
+    ) -> tuple[Pack, int]:
         """Draws a batch as soon as there is enough to draw from."""
         with self._changes.watch(buffer.buffer_id) as watch:
-            while (pack := await self._draw(buffer, sampler, batches)) is None:
+            while (drawn := await self._draw(buffer, sampler, batches)) is None:
                 with self._call.resting():
                     await watch.change()
-        return pack
+        return drawn
 
-    async def _draw(self, buffer: Buffer, sampler: UniformSampler, batches: int) -> Pack | None:
-        """Draws batches, for which the call then holds memory; None if there is nothing to draw."""
+    async def _draw(
+        self, buffer: Buffer, sampler: UniformSampler, batches: int
+    ) -> tuple[Pack, int] | None:
+        """Draws batches, for which the call then holds memory, from at least so many frames.
+
+        Returns:
+            The batches, and how many frames had ever been added before they were drawn: frames that
+            come meanwhile must not make them look fresher. None if there is nothing to draw.
+        """
         buffer.check_open()
         if len(buffer.reader.live) < self._min_frames:
             return None
         await self._call.take(self._calls.sending, self._nbytes * batches)
-        draw = partial(sampler.batch, batches)
+        draw, next_index = partial(sampler.batch, batches), buffer.reader.live.end
         try:
             if sampler.costly:
-                return await self._workers.run(Lane.SEARCH, draw)
-            return await self._workers.run(Lane.READ, draw, self._work * batches)
+                return await self._workers.run(Lane.SEARCH, draw), next_index
+            return await self._workers.run(Lane.READ, draw, self._work * batches), next_index
         except NothingEligible:
             self._call.release()  # an episode that is long enough may yet come
             return None
