@@ -7,16 +7,21 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import replayring
 from tests.support import read_line
 
-RECIPE = Path(__file__).with_name("recipe.sh").read_text().replace("0.0.0.0:50051", "0.0.0.0:0")
+SECTION = (Path(__file__).parents[2] / "README.md").read_text().partition("## On a network")[2]
+RECIPE = SECTION.partition("```sh\n")[2].partition("```")[0].replace("0.0.0.0:50051", "0.0.0.0:0")
+CONNECT = SECTION.partition("```py\n")[2].partition("```")[0]
 
 
-def test_recipe_makes_a_server_that_lets_in_only_those_it_should(tmp_path: Path) -> None:
+def test_recipe_makes_a_server_that_lets_in_only_those_it_should(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with subprocess.Popen(
         ["sh", "-e", "-c", RECIPE.replace("\nreplayring", "\nexec replayring")],
@@ -28,10 +33,13 @@ def test_recipe_makes_a_server_that_lets_in_only_those_it_should(tmp_path: Path)
         try:
             assert process.stdout is not None
             line = read_line(process.stdout.fileno())
-            address = line.split()[-1].replace("0.0.0.0", "127.0.0.1")
-            tls = replayring.TLS(ca=tmp_path / "ca.pem")
-            with replayring.connect(address, tls=tls, token_file=tmp_path / "token") as client:
+            address = line.split()[-1].replace("0.0.0.0", "localhost")
+            monkeypatch.chdir(tmp_path)
+            names: dict[str, Any] = {"replayring": replayring}
+            exec(CONNECT.replace("localhost:50051", address), names)
+            with names["client"] as client:
                 client.publish("p", {})
+            tls = replayring.TLS(ca=tmp_path / "ca.pem")
             with (
                 replayring.connect(address, tls=tls) as client,
                 pytest.raises(replayring.UnauthenticatedError),
