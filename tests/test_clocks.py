@@ -6,6 +6,7 @@ Sequence numbers order what happens, and the monotonic clock, which nobody sets,
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_a_server_whose_clock_jumps_serves_syncs_and_recognises_retries(
 ) -> None:
     """A jump back or forth between any two looks at the clock, of Python's side of the server."""
     (tmp_path / "sitecustomize.py").write_text(JUMPING)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     data = tmp_path / "data"
     with ServerProcess(data) as server, replayring.connect(server.address) as client:
         buffer = client.create_buffer("b", {"x": {"shape": (), "dtype": "int64"}}, 50, fps=10)

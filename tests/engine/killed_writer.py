@@ -16,15 +16,12 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from replayring_proto.ring import Counters
 from replayring_proto.spec import BufferSpec
 from replayring_server.engine import Origin, Store
-from replayring_server.engine.ring import RingWriter
 from tests.engine.frames import checked_episode, checked_spec
 
 BUFFER = "ring"
@@ -138,7 +135,6 @@ def live(
     seed: int = 0,
     retry: tuple[int, int] | None = None,
     quiet: bool = False,
-    mutation: str = "",
 ) -> None:
     """Appends episodes until killed.
 
@@ -151,11 +147,8 @@ def live(
         seed: of their lengths.
         retry: sequence and frames of an episode to send again first.
         quiet: say nothing after the first episode.
-        mutation: a defect to live with.
     """
     spec = checked_spec(capacity, width)
-    if mutation:
-        MUTATIONS[mutation]()
     buffer, _ = Store(folder).create(BUFFER, spec)
     for sequence, frames in plan(random.Random(seed), first, longest, retry):
         if not quiet or sequence == first:
@@ -173,67 +166,6 @@ def plan(
         yield retry
     for sequence in range(first, 1 << 62):
         yield sequence, rng.choice((1, rng.randint(1, longest), longest))
-
-
-PAUSE = 0.0005  # keeps the window of a planted defect open for a killer on a busy machine
-
-
-def publish_before_write() -> None:
-    """The head rises before the rows are written, a column at a time."""
-
-    def append(
-        self: RingWriter, arrays: Any, episode_index: int, before_publish: Any = None
-    ) -> int:
-        counters: Counters = self._counters
-        frames = len(next(iter(arrays.values())))
-        start, end = counters.head, counters.head + frames
-        counters.low = max(counters.low, end - self._rows)
-        counters.intent = max(counters.intent, end)
-        before_publish()
-        counters.head = end
-        for name, values in self._complete(arrays, episode_index, start, end).items():
-            time.sleep(PAUSE)
-            self._write(self._columns[name], start, frames, values)
-        return start
-
-    RingWriter.append = append  # type: ignore[method-assign]
-
-
-def publish_before_record() -> None:
-    """The head rises before the record of who sent the episode is written."""
-    whole = RingWriter.append
-
-    def append(
-        self: RingWriter, arrays: Any, episode_index: int, before_publish: Any = None
-    ) -> int:
-        start = whole(self, arrays, episode_index)
-        time.sleep(4 * PAUSE)
-        before_publish()
-        return start
-
-    RingWriter.append = append  # type: ignore[method-assign]
-
-
-def acknowledge_before_publish() -> None:
-    """The head of one episode rises only when the next one comes."""
-    whole = RingWriter.append
-
-    def append(
-        self: RingWriter, arrays: Any, episode_index: int, before_publish: Any = None
-    ) -> int:
-        self._counters.head = self.__dict__.get("late", self._counters.head)
-        start = whole(self, arrays, episode_index, before_publish)
-        self.__dict__["late"], self._counters.head = self._counters.head, start
-        return start
-
-    RingWriter.append = append  # type: ignore[method-assign]
-
-
-MUTATIONS = {
-    "publish before write": publish_before_write,
-    "publish before record": publish_before_record,
-    "acknowledge before publish": acknowledge_before_publish,
-}
 
 
 def say(word: str, *numbers: int) -> None:

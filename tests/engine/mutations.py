@@ -43,6 +43,21 @@ def publish_before_record(patch: Patch) -> None:
     patch(RingWriter, "append", append)
 
 
+def acknowledge_before_publish(patch: Patch) -> None:
+    """The head of one episode rises only when the next one comes."""
+
+    def append(
+        self: RingWriter, arrays: Any, episode_index: int, before_publish: Any = None
+    ) -> int:
+        self._counters.head = self.__dict__.get("late", self._counters.head)
+        start = whole(self, arrays, episode_index, before_publish)
+        self.__dict__["late"], self._counters.head = self._counters.head, start
+        return start
+
+    whole = RingWriter.append
+    patch(RingWriter, "append", append)
+
+
 class _Deaf:
     """Counters that do not take a store to some of them."""
 
@@ -219,6 +234,7 @@ MUTATIONS: dict[str, Callable[[Patch], None]] = {
     for mutate in (
         publish_before_write,
         publish_before_record,
+        acknowledge_before_publish,
         low_not_raised,
         intent_stored_late,
         no_check_after_gathering,

@@ -87,7 +87,9 @@ SCENARIOS = {
         earlier=EMPTY,
     ),
     "append": Scenario(
-        ["append", "ring", 5, 12], APPEND + "buffer._known records.write records.put"
+        ["append", "ring", 5, 12],
+        APPEND + "buffer._known records.write records.put",
+        before=[["open"], ["append", "ring", 4, 5]],
     ),
     "append of an unnamed episode": Scenario(
         ["append_unnamed", "ring", 5, 12], APPEND + "records.erase"

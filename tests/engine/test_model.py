@@ -37,7 +37,7 @@ from replayring_proto.errors import (
 from replayring_proto.layout import episode_records
 from replayring_proto.query import SampleQuery, View
 from replayring_proto.ring import NothingEligible, Plan, UniformSampler
-from replayring_proto.spec import BufferSpec
+from replayring_proto.spec import DURABILITIES, BufferSpec
 from replayring_server.engine import Buffer, Origin, Store, Stored
 from tests.engine.lives import die
 from tests.naive import Acknowledgement, NaiveBuffer
@@ -72,26 +72,33 @@ def same(found: Arrays, expected: Arrays) -> None:
 class EngineAndModel(RuleBasedStateMachine):
     capacity = 1
 
-    @initialize(episodes=st.integers(0, 60), seed=st.integers(0, 10**6))
-    def create(self, episodes: int, seed: int) -> None:
+    @initialize(
+        episodes=st.integers(0, 60),
+        seed=st.integers(0, 10**6),
+        durability=st.sampled_from(DURABILITIES),
+    )
+    def create(self, episodes: int, seed: int, durability: str) -> None:
         """Begins with a ring that is empty, or has turned already."""
         shared_memory = Path("/dev/shm")
         self.folder = tempfile.TemporaryDirectory(
             dir=shared_memory if shared_memory.is_dir() else None
         )
-        self.spec = BufferSpec.from_data_spec(DATA_SPEC, self.capacity, fps=4)
+        self.spec = BufferSpec.from_data_spec(DATA_SPEC, self.capacity, 4, durability)
         self.store = Store(self.folder.name)
-        self.buffer, created = self.store.create("ring", self.spec)
-        assert created
-        self.model = NaiveBuffer(self.spec)
         self.values = 0
-        # Of each writer, the episodes sent and where they went, by sequence.
-        self.sent: dict[str, dict[int, tuple[Arrays, Acknowledgement]]] = {"w1": {}, "w2": {}}
+        self.begin_anew()
         rng = random.Random(seed)
         for _ in range(episodes):
             frames = rng.choice((1, rng.randint(1, self.capacity), min(self.capacity, 4)))
             times = list(accumulate(rng.choice((0, 0.25, 1)) for _ in range(frames)))
             self.add(self.episode(frames, rng.choice((None, times))), "w1", 1)
+
+    def begin_anew(self) -> None:
+        self.buffer, created = self.store.create("ring", self.spec)
+        assert created
+        self.model = NaiveBuffer(self.spec)
+        # Of each writer, the episodes sent and where they went, by sequence.
+        self.sent: dict[str, dict[int, tuple[Arrays, Acknowledgement]]] = {"w1": {}, "w2": {}}
 
     def teardown(self) -> None:
         if hasattr(self, "store"):
@@ -174,7 +181,17 @@ class EngineAndModel(RuleBasedStateMachine):
         with pytest.raises(SequenceReusedError):
             self.buffer.append(self.episode(1, None), Origin(writer, sequence))
 
-    # The server's life
+    # The buffer's life, and the server's
+
+    @rule()
+    def delete_and_create_again(self) -> None:
+        """Nothing of the old one is left: not its frames, its numbers, nor its writers."""
+        self.store.delete("ring")
+        self.begin_anew()
+
+    @rule()
+    def sync(self) -> None:
+        self.buffer.sync()
 
     @rule(cleanly=st.booleans())
     def reopen(self, cleanly: bool) -> None:

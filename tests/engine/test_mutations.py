@@ -86,6 +86,7 @@ TORN = "a torn row|never written"
 PROOFS: dict[str, tuple[Proof, str]] = {
     "publish before write": (each_step_of_an_append, TORN),
     "publish before record": (deaths("append"), "stored twice"),
+    "acknowledge before publish": (deaths("append"), "acknowledged frames are lost"),
     "low not raised": (each_step_of_an_append, "overtook this read 1000 times"),
     "intent stored late": (interrupted_reads, TORN),
     "no check after gathering": (interrupted_reads, TORN),

@@ -32,6 +32,7 @@ from tests.engine.frames import assert_contiguous, assert_whole, checked_spec
 from tests.engine.interleaving import Writer
 from tests.engine.killed_writer import Zygote
 from tests.engine.mapped import open_for_reading, read_batch
+from tests.engine.mutations import no_check_after_gathering
 from tests.engine.rings import HookedColumns, MemoryRing
 
 WINDOWS = View.of(
@@ -100,7 +101,7 @@ READS = [read_sample, read_positions, read_windows, read_column, read_state]
 
 def ignore_intent(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: readers that believe whatever they read."""
-    monkeypatch.setattr(RingReader, "_oldest_whole", property(lambda reader: -(1 << 62)))
+    no_check_after_gathering(monkeypatch.setattr)
 
 
 def run_schedule(read: Read, capacity: int, seed: int) -> None:

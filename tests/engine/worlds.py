@@ -82,7 +82,7 @@ class World:
 
     def check(self, store: Store) -> None:
         """Checks that the store holds this world, and no more."""
-        assert outline_of(store) == self.outline()
+        assert outline_of(store) == self.outline(), "acknowledged frames are lost, or too many"
         for name, ring in self.rings.items():
             check_ring(store.get(name), ring)
         for name in self.parameters:
