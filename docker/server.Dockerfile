@@ -1,7 +1,9 @@
 # The replayring server: no torch, no compiler, no shell scripts; runs as a user without rights.
 #
 #   docker build -f docker/server.Dockerfile -t replayring-server .
-#   docker run -v replay:/data -p 127.0.0.1:50051:50051 replayring-server
+#   docker run -v replay:/data -p 127.0.0.1:50051:50051 replayring-server --insecure
+#
+# What follows the image's name are flags of `replayring serve`.
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
@@ -26,9 +28,11 @@ USER replayring
 VOLUME /data
 EXPOSE 50051
 STOPSIGNAL SIGTERM
+# Health has an address of its own, within the container: so this works with TLS as without.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s \
-  CMD ["replayring", "health", "127.0.0.1:50051"]
-# Inside a container, all interfaces means the container's own network: publish the port to
-# machines you trust only, as above.
-ENTRYPOINT ["replayring"]
-CMD ["serve", "--data-dir", "/data", "--listen", "0.0.0.0:50051"]
+  CMD ["replayring", "health", "127.0.0.1:50052"]
+# Inside a container, all interfaces means the container's own network. The server cannot see who is
+# there and to whom the port is published, so it wants TLS and tokens, or to be told --insecure.
+ENTRYPOINT ["replayring", "serve", "--data-dir", "/data", "--listen", "0.0.0.0:50051", \
+            "--health-listen", "127.0.0.1:50052"]
+CMD []

@@ -1,4 +1,4 @@
-"""What holds for all tests: what hypothesis tries.
+"""What holds for all tests: what hypothesis tries, and that clients use the wire.
 
 The suite tries the same examples in every run, so that a red run means that the change did it.
 REPLAYRING_EXPLORE=1 tries new ones each time; what it finds becomes an example in the code.
@@ -9,6 +9,9 @@ from __future__ import annotations
 import os
 
 from hypothesis import HealthCheck, settings
+
+# Servers under test run on this machine, and tests of the wire mean the wire.
+os.environ["REPLAYRING_SAME_HOST"] = "0"
 
 settings.register_profile(
     "suite",

@@ -25,6 +25,7 @@ import psutil
 from replayring_proto.limits import ServerLimits
 from replayring_server.engine import Store
 from replayring_server.server import Server
+from replayring_server.service.calls import Calls
 
 T = TypeVar("T")
 
@@ -49,6 +50,23 @@ class MemoryPeak:
     """The highest resident memory that was seen, above that at the beginning, in bytes."""
 
     growth: int = 0
+
+
+def command(*arguments: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
+    """Runs one of the server's commands, which is expected to end by itself."""
+    line = [sys.executable, "-m", "replayring_server", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def refusal_of(*arguments: str) -> str:
+    """Runs `serve`, which must end with 1 and say why in one line; returns the line."""
+    done = command("serve", *arguments)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if " ERROR " in line]
+    assert len(errors) == 1, done.stderr
+    return errors[0]
 
 
 class ServerProcess:
@@ -177,11 +195,14 @@ class LocalServer:
 
     Attributes:
         store: what it serves.
+        server: the server.
         address: where it listens, HOST:PORT.
     """
 
-    def __init__(self, data_dir: Path, limits: ServerLimits | None = None) -> None:
+    def __init__(self, data_dir: Path, limits: ServerLimits | None = None, **security: Any) -> None:
+        """Starts it with the `certificates` and `tokens` that `Server` takes."""
         self.store = Store(data_dir, limits)
+        self._security = security
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="local-server")
         self._thread.start()
@@ -191,14 +212,19 @@ class LocalServer:
         """Runs `work` on the server's event loop and returns its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(patience)
 
+    @property
+    def calls(self) -> Calls:
+        """The calls in flight."""
+        return self._server._service._calls
+
     async def _start(self) -> int:
-        self._server = Server(self.store)
-        return await self._server.start("127.0.0.1", 0)
+        self.server = Server(self.store, **self._security)
+        return await self.server.start("127.0.0.1", 0)
 
     def close(self) -> None:
         """Stops it at once; calls still in flight are cut."""
         try:
-            self.run(self._server.stop(0))
+            self.run(self.server.stop(0))
         finally:
             self.store.close()
             self._loop.call_soon_threadsafe(self._loop.stop)

@@ -48,8 +48,16 @@ RUN_BY = {
     "replayring serve --data-dir ./replay": "test_serve_command_runs",
     'pip install ".[demo]" && replayring demo': ".ci/run",
     'pip install -e ".[dev]" && pytest': ".ci/run",
+    "replayring info ./replay": "test_looking_after_a_data_directory",
+    "replayring verify ./replay": "test_looking_after_a_data_directory",
+    **dict.fromkeys(
+        README[README.index("openssl req") :].partition("\n```")[0].splitlines(),
+        "tests/security/test_recipe.py",
+    ),
     "docker build -f docker/server.Dockerfile -t replayring-server .": "tests/docker",
-    "docker run -v replay:/data -p 127.0.0.1:50051:50051 replayring-server": "tests/docker",
+    "docker run -v replay:/data -p 127.0.0.1:50051:50051 replayring-server --insecure": (
+        "tests/docker"
+    ),
 }
 
 
@@ -82,6 +90,23 @@ def test_serve_command_runs(tmp_path: Path) -> None:
     assert (tmp_path / "replay").is_dir()
 
 
+def test_looking_after_a_data_directory(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path / "replay") as server, replayring.connect(server.address) as client:
+        client.create_buffer("online", {"x": {"shape": (), "dtype": "uint8"}}, 10)
+        assert server.stop() == 0
+    for command in (line for line in commands() if line.endswith(" ./replay") and "info" in line):
+        assert "buffer online" in run(command, tmp_path)
+    for command in (line for line in commands() if line.startswith("replayring verify")):
+        assert "no damage found" in run(command, tmp_path)
+
+
+def run(command: str, folder: Path) -> str:
+    """Returns what a command of ours prints; it must succeed."""
+    program = Path(sys.executable).with_name("replayring")
+    arguments = [str(program), *shlex.split(command)[1:]]
+    return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
 def test_default_address_is_the_one_in_readme() -> None:
     from replayring_server.commands.serve import DEFAULT_LISTEN
 
@@ -102,12 +127,21 @@ def test_error_table_names_every_error_and_its_built_in() -> None:
 def test_limits_table_agrees_with_the_code() -> None:
     limits = ServerLimits()
     table = README[README.index("## Limits") : README.index("## Docker")]
-    for value in (
-        f"{limits.max_batch_size:,}",
-        f"{limits.max_reply_bytes >> 20} MiB",
-        f"{MAX_WINDOW_OFFSETS:,}; {limits.max_window_entries:,}",
-        f"{limits.max_episode_bytes >> 30} GiB each",
-        f"{MAX_COLUMNS}; {limits.max_buffers}",
+    for row in (
+        f"{limits.max_batch_size:,} | `max_batch_size`",
+        f"{limits.max_reply_bytes >> 20} MiB | `max_reply_bytes`",
+        f"{limits.max_window_entries:,} | `max_window_entries`",
+        f"{MAX_WINDOW_OFFSETS:,} |",
+        f"{limits.max_episode_bytes >> 30} GiB each | `max_episode_bytes`, `max_parameters_bytes`",
+        f"{limits.max_staging_bytes >> 30} GiB each | `max_staging_bytes`, `max_sending_bytes`",
+        f"{MAX_COLUMNS} |",
+        f"{limits.max_buffers} | `max_buffers`",
+        f"{limits.max_connections:,} each | `max_connections`, `max_calls`",
+        f"{limits.stall_timeout_s:g}; {limits.stall_patience_s:g} while others wait",
     ):
-        assert f"| {value} |" in table, value
+        assert f"| {row}" in table, row
     assert limits.max_parameters_bytes == limits.max_episode_bytes
+    assert limits.max_sending_bytes == limits.max_staging_bytes
+    assert limits.max_calls == limits.max_connections
+    (example,) = re.findall(r"--limit (\S+)`", table)
+    assert ServerLimits.of([example]).max_buffers == 1000

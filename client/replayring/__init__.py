@@ -19,6 +19,7 @@ from replayring.client import Client, connect
 from replayring.parameters import Parameters
 from replayring.writer import Writer
 from replayring_proto.errors import (
+    AccessDeniedError,
     AlreadyExistsError,
     ClosedError,
     DeadlineError,
@@ -37,9 +38,12 @@ from replayring_proto.errors import (
     ServerError,
     ServerUnavailableError,
     StorageError,
+    TLSError,
     ToleranceError,
+    UnauthenticatedError,
 )
 from replayring_proto.messages import BufferInfo
+from replayring_proto.tls import TLS
 
 if TYPE_CHECKING:
     from replayring.batches import BatchDataset
@@ -50,6 +54,8 @@ if TYPE_CHECKING:
     from replayring.weights import compute_sampler_weights
 
 __all__ = [
+    "TLS",
+    "AccessDeniedError",
     "Acknowledgement",
     "AlreadyExistsError",
     "BatchDataset",
@@ -77,7 +83,9 @@ __all__ = [
     "ServerError",
     "ServerUnavailableError",
     "StorageError",
+    "TLSError",
     "ToleranceError",
+    "UnauthenticatedError",
     "WeightedSampler",
     "Writer",
     "__version__",

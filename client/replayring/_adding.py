@@ -70,6 +70,10 @@ class Outgoing:
         """Bytes of its arrays."""
         return sum(array.nbytes for array in self.arrays.values())
 
+    def packed(self) -> Pack:
+        """Returns it as a pack."""
+        return self.pack or Pack.of(self.arrays)
+
 
 def new_writer_id() -> str:
     """Returns an identity that no other writer has or will have."""
@@ -82,22 +86,20 @@ def messages(buffer: str, writer_id: str, episodes: Iterable[Outgoing]) -> Itera
     fields = replay_pb2.AddEpisodesRequest(start=start)
     for episode in episodes:
         fields.sequence = episode.sequence
-        pack = episode.pack or Pack.of(episode.arrays)
-        yield from encode_pack(pack, fields.SerializeToString())
+        yield from encode_pack(episode.packed(), fields.SerializeToString())
         fields.ClearField("start")
 
 
-def acknowledgement(encoded: bytes, due: Outgoing | None) -> Acknowledgement:
-    """Returns what the server acknowledges, which must be the episode that is `due`.
+def acknowledgement(encoded: bytes, due: int | None) -> Acknowledgement:
+    """Returns what the server acknowledges, which must be the sequence that is `due`.
 
     Raises:
         MalformedMessageError: it is another one, or the bytes are no such message.
     """
     reply = parse(replay_pb2.AddEpisodesResponse, encoded)
-    if due is None or reply.sequence != due.sequence:
+    if reply.sequence != due:
         raise MalformedMessageError(
-            f"the server acknowledged sequence {reply.sequence}, where "
-            f"{due.sequence if due else 'none'} was due"
+            f"the server acknowledged sequence {reply.sequence}, where {due or 'none'} was due"
         )
     return Acknowledgement(
         reply.sequence, reply.episode_index, reply.index, reply.num_frames, reply.duplicate
@@ -167,7 +169,7 @@ class Adder:
             with begun as call:
                 for encoded in call:
                     done = len(acknowledged)
-                    due = episodes[done] if done < len(episodes) else None
+                    due = episodes[done].sequence if done < len(episodes) else None
                     acknowledged.append(acknowledgement(encoded, due))
                     patience.progress()
             if len(acknowledged) < len(episodes):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
+import time
 from abc import ABC, abstractmethod
 
 import grpc
@@ -13,15 +15,19 @@ from replayring._channel import Interrupted, Stub
 from replayring._patience import BackOff, passing
 from replayring._signals import WORKERS
 from replayring_proto.errors import ClosedError, ReplayRingError, ServerUnavailableError
-from replayring_proto.status import from_status
+
+_LOGGER = logging.getLogger(__name__)
 
 _JOIN_SECONDS = 5.0
+
+
+FOREIGN = "this {} belongs to the process that forked this one; make another here"
 
 
 class Background(ABC):
     """Makes one call after another while there is work, backing off while the server is away.
 
-    Subclasses say what the work is. They guard their state with `_lock`, add to `_progress`
+    Subclasses say what the work is. They guard their state with `_lock`, call `_got_somewhere`
     whenever the server did something for them, and must not raise from the methods below anything
     but gRPC's errors and replayring's.
 
@@ -50,9 +56,7 @@ class Background(ABC):
     def check_native(self) -> None:
         """Raises `ClosedError` in a forked copy, whose thread and locks are the parent's."""
         if self.foreign:
-            raise ClosedError(
-                f"this {self._name} belongs to the process that forked this one; make another here"
-            )
+            raise ClosedError(FOREIGN.format(self._name))
 
     def start(self) -> None:
         """Starts the thread, unless that was done."""
@@ -78,9 +82,20 @@ class Background(ABC):
         if self._thread not in (None, threading.current_thread()):
             self._thread.join(_JOIN_SECONDS)
 
+    def _got_somewhere(self, steps: int = 1) -> None:
+        """Says that the server did something, or that many things. `_lock` is held."""
+        self._progress += steps
+        self._trouble = None
+        self._caller.channel.outage.answered()
+        self._changed.notify_all()
+
     @abstractmethod
     def _has_work(self) -> bool:
         """Whether a call is to be made now. `_lock` is held."""
+
+    def _endures(self, failure: ReplayRingError) -> bool:
+        """Whether to make the next call in spite of a failure."""
+        return passing(failure)
 
     @abstractmethod
     def _converse(self, stub: Stub) -> None:
@@ -99,15 +114,20 @@ class Background(ABC):
     def _keep_calling(self) -> None:
         back_off = BackOff()
         while self._await_work():
-            before = self._progress
+            before, begun = self._progress, time.monotonic()
             failure = self._one_call()
             if self._progress > before:
                 back_off.reset()
             if failure is None:
                 continue
+            if isinstance(failure, ServerUnavailableError) and not self._ended:
+                self._caller.channel.outage.failed(failure, begun)
             with self._lock:
-                if passing(failure):
+                if self._endures(failure):
+                    if not passing(failure) and type(failure) is not type(self._trouble):
+                        _LOGGER.warning("%s keeps trying: %s", self._name, failure)
                     self._trouble = failure
+                    self._changed.notify_all()
                     self._changed.wait_for(lambda: self._ended, back_off.delay())
                 else:
                     self._give_up(failure)
@@ -135,7 +155,7 @@ class Background(ABC):
         except Interrupted:
             return None
         except grpc.RpcError as error:
-            return from_status(error)
+            return self._caller.channel.failure(error)
         except ReplayRingError as error:
             return error
         finally:

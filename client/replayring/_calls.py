@@ -7,6 +7,7 @@ out, the error tells an unreachable server from one that did not answer in time.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias, TypeVar
 
@@ -14,8 +15,9 @@ import grpc
 import numpy.typing as npt
 from google.protobuf.message import Message
 
+from replayring._arguments import seconds
 from replayring._channel import Channel, Interrupted, Stub
-from replayring._patience import Patience, passing, seconds
+from replayring._patience import LOCKED_OUT, Patience, passing
 from replayring._signals import WORKERS
 from replayring_proto import limits
 from replayring_proto.errors import (
@@ -23,11 +25,12 @@ from replayring_proto.errors import (
     MalformedMessageError,
     ReplayRingError,
     ServerUnavailableError,
+    StorageError,
+    TLSError,
 )
 from replayring_proto.framing import decode_frame
 from replayring_proto.messages import parse
 from replayring_proto.pack import PackAssembler, parse_header
-from replayring_proto.status import from_status
 from replayring_proto.v1 import replay_pb2
 
 Arrays: TypeAlias = "dict[str, npt.NDArray[Any]]"
@@ -95,21 +98,27 @@ class Caller:
     ) -> T:
         failure: ReplayRingError | None = None
         while True:
+            begun = time.monotonic()
             try:
                 with self.channel.use(lasting=lasting) as stub:
                     patience.begin(stub)
-                    return attempt(stub)
+                    answer = attempt(stub)
+                self.channel.outage.answered()
+                return answer
             except Interrupted:
                 if patience.remaining() > 0:
                     continue
             except grpc.RpcError as error:
-                failure = from_status(error)
+                failure = self.channel.failure(error)
                 if not passing(failure):
+                    self.channel.outage.answered()
                     raise failure from None
             except ServerUnavailableError as error:
                 failure = error
             if patience.abandoned:
                 raise Interrupted  # nobody is there to hear it
+            if isinstance(failure, ServerUnavailableError):
+                self.channel.outage.failed(failure, begun)
             if not patience.wait(self.channel):
                 raise self.overdue(patience, failure, explain)
 
@@ -151,30 +160,39 @@ class Caller:
         explain: Callable[[], str] | None = None,
     ) -> ReplayRingError:
         """Returns the error for a call whose time is up, last failed with `failure`."""
-        if isinstance(failure, ServerUnavailableError) or not self.reachable():
+        if failure is None or isinstance(failure, DeadlineError):
+            # The last attempt may have had too little time to find out what is wrong.
+            failure = self.unreachable()
+        if isinstance(failure, LOCKED_OUT):
+            return type(failure)(f"{patience.what}, for {patience.timeout:g} s: {failure}")
+        if failure is not None:
             return ServerUnavailableError(
                 f"{patience.what}: the server at {self.channel.address} could not be reached "
-                f"within {patience.timeout:g} s{_reason(failure)}; check that it runs and that "
-                "the address is right, or give it more time"
+                f"within {patience.timeout:g} s ({failure}); check that it runs (`replayring "
+                "serve --data-dir DIR` starts one) and that the address is right, or give it more "
+                "time"
             )
         return DeadlineError(
             f"{patience.what}: the server at {self.channel.address} gave no answer within "
             f"{patience.timeout:g} s; {explain() if explain else 'raise timeout'}"
         )
 
-    def reachable(self) -> bool:
-        """Whether the server answers at all, be it with an error. Takes up to a second."""
-        return WORKERS.run(self._reachable, lambda: None)
+    def unreachable(self) -> ReplayRingError | None:
+        """Returns why the server gives no answer, or None if it does. Takes up to a second."""
+        return WORKERS.run(self._unreachable, lambda: None)
 
-    def _reachable(self) -> bool:
+    def _unreachable(self) -> ReplayRingError | None:
         try:
             with self.channel.use() as stub, stub.ask(_HEALTH, b"", _PROBE_SECONDS) as call:
                 call.result()
         except Interrupted:
-            return True
+            return None
+        except StorageError as error:
+            return error
         except grpc.RpcError as error:
-            return not passing(from_status(error))
-        return True
+            failure = self.channel.failure(error)
+            return failure if passing(failure) or isinstance(failure, TLSError) else None
+        return None
 
     def buffer_info(self, name: str, patience: Patience) -> replay_pb2.GetBufferResponse:
         """Asks for a buffer's state."""
@@ -222,7 +240,3 @@ def _next(messages: Iterator[bytes]) -> bytes:
     if message is None:
         raise MalformedMessageError("the server's reply ended before its pack was complete")
     return message
-
-
-def _reason(failure: ReplayRingError | None) -> str:
-    return f" ({failure})" if failure is not None else ""

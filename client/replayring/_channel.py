@@ -5,16 +5,25 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TypeAlias
 
 import grpc
 
+from replayring._credentials import Credentials, explained
 from replayring._fork import GATE
+from replayring._outage import Outage
 from replayring._signals import WORKERS
-from replayring_proto.errors import ClosedError
+from replayring_proto.errors import (
+    ClosedError,
+    ReplayRingError,
+    ServerUnavailableError,
+    TLSError,
+)
 from replayring_proto.limits import MAX_MESSAGE_BYTES
+from replayring_proto.status import from_status
+from replayring_proto.tls import Stamps
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -25,12 +34,16 @@ _CLOSE_SECONDS = 5.0
 _OPTIONS: list[tuple[str, int]] = [
     # gRPC's own retries stop silently above 256 KiB; `_calls` has ours.
     ("grpc.enable_retries", 0),
+    # A network that swallows everything must heal within 2 s of its return. TCP alone would stay
+    # away as long again, since it doubles its delays. So a connection that is silent for 4 s is
+    # given up (2 s, a ping, 2 s; gRPC also sets TCP_USER_TIMEOUT to the keepalive timeout, so data
+    # that nobody confirms for 2 s ends it too), and from then on a new one is tried at least every
+    # second. Each try has 2 s, in which TCP repeats its SYN: enough for a distant server with TLS.
+    ("grpc.keepalive_time_ms", 2_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    # A server that vanished without a word is noticed in half a minute.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.min_reconnect_backoff_ms", 2_000),  # in fact the time that each try has
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -66,26 +79,33 @@ class Stub:
     For one thread, except that any may cancel.
     """
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    def __init__(
+        self, channel: grpc.Channel, metadata: Sequence[tuple[str, str]] | None = None
+    ) -> None:
         self._channel: Any = channel
+        self._metadata = metadata
         self._call: Any = None
         self._cancelled = False
 
     def ask(self, method: str, request: bytes, timeout: float) -> _Call:
         """One request, one reply: `call.result()`."""
-        return self._begun(self._channel.unary_unary(_path(method)).future(request, timeout))
+        begin = self._channel.unary_unary(_path(method)).future
+        return self._begun(begin(request, timeout, self._metadata))
 
     def upload(self, method: str, requests: Iterator[bytes], timeout: float) -> _Call:
         """Many requests, one reply: `call.result()`."""
-        return self._begun(self._channel.stream_unary(_path(method)).future(requests, timeout))
+        begin = self._channel.stream_unary(_path(method)).future
+        return self._begun(begin(requests, timeout, self._metadata))
 
     def fetch(self, method: str, request: bytes, timeout: float) -> _Call:
         """One request, many replies: an iterator."""
-        return self._begun(self._channel.unary_stream(_path(method))(request, timeout))
+        begin = self._channel.unary_stream(_path(method))
+        return self._begun(begin(request, timeout, self._metadata))
 
     def converse(self, method: str, requests: Iterator[bytes], timeout: float) -> _Call:
         """Many requests, many replies: an iterator."""
-        return self._begun(self._channel.stream_stream(_path(method))(requests, timeout))
+        begin = self._channel.stream_stream(_path(method))
+        return self._begun(begin(requests, timeout, self._metadata))
 
     def cancel(self) -> None:
         """Ends the call, also if it is yet to begin."""
@@ -111,10 +131,14 @@ class Channel:
 
     Attributes:
         address: the server's address.
+        credentials: what it shows the server, and expects of it.
+        outage: what is known of the server's absence.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, credentials: Credentials | None = None) -> None:
         self.address = address
+        self.credentials = credentials or Credentials()
+        self._stamps: Stamps = ()
         self._closed = False
         self._start()
 
@@ -123,6 +147,7 @@ class Channel:
         if not self._closed:
             self._open_lock.acquire()
         self._lock = threading.Lock()
+        self.outage = Outage(self.address)
         self._grpc: grpc.Channel | None = None
         self._dependents: weakref.WeakSet[Dependent] = weakref.WeakSet()
 
@@ -136,11 +161,12 @@ class Channel:
         Raises:
             ClosedError: the client was closed, before or meanwhile.
             Interrupted: the channel was dropped meanwhile.
+            StorageError: a file of its credentials cannot be read or used.
         """
         with GATE.entered(lasting=lasting):
-            channel = self._open()
+            channel, metadata = self._open(), self.credentials.metadata()
             try:
-                yield Stub(channel)
+                yield Stub(channel, metadata)
             except (grpc.RpcError, ValueError) as error:
                 if self._grpc is channel or not _says_dropped(error):
                     raise
@@ -148,6 +174,20 @@ class Channel:
                 return
         self.check_open()
         raise Interrupted
+
+    def failure(self, error: grpc.RpcError) -> ReplayRingError:
+        """Returns the error that a failed call stands for. Call it outside `use`.
+
+        If certificates have been renewed since the channel was opened, the next use opens another.
+        """
+        failure = explained(from_status(error), self.address, self.credentials.tls)
+        if not isinstance(failure, (ServerUnavailableError, TLSError)):
+            return failure
+        if self._grpc is None or self._stamps == self.credentials.stamps():
+            return failure
+        with GATE.entered():
+            self.drop()
+        return ServerUnavailableError(str(failure))
 
     def check_open(self) -> None:
         """Raises `ClosedError` if this channel was closed."""
@@ -199,9 +239,8 @@ class Channel:
             if self._grpc is None:
                 if GATE.closed():  # asked under the lock: `drop` comes after the gate has closed
                     raise Interrupted
-                self._grpc = grpc.insecure_channel(
-                    self.address, _OPTIONS, compression=grpc.Compression.NoCompression
-                )
+                self._stamps = self.credentials.stamps()
+                self._grpc = self.credentials.open(self.address, _OPTIONS)
                 GATE.add(self)
             return self._grpc
 

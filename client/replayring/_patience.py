@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 
 from replayring._channel import Channel, Stub
 from replayring_proto.errors import (
+    AccessDeniedError,
     DeadlineError,
-    InvalidRequestError,
     ReplayRingError,
     ServerUnavailableError,
+    StorageError,
+    TLSError,
 )
 
 LASTING_SECONDS = 600.0
 """Deadline of one call of a stream or a watch; it is then made again, unseen by the caller."""
 
+LOCKED_OUT = (AccessDeniedError, TLSError, StorageError)
+"""Failures that are about who calls and how, not about what was asked for: no or another token, a
+certificate, a file with one of these. Somebody has to do something about them."""
+
 _LONGEST_SECONDS = 30 * 86_400.0  # gRPC knows no infinite timeout
 _FIRST_DELAY_SECONDS = 0.05
-_LAST_DELAY_SECONDS = 2.0
+_LAST_DELAY_SECONDS = 0.5  # what is back is found within this; see `_channel` for the network
 
 
 class BackOff:
@@ -92,18 +97,3 @@ class Patience:
 def passing(failure: ReplayRingError) -> bool:
     """Whether a failure may be gone at the next attempt."""
     return isinstance(failure, (ServerUnavailableError, DeadlineError))
-
-
-def seconds(timeout: float) -> float:
-    """Returns a timeout that a caller gave.
-
-    Raises:
-        InvalidRequestError: it is no number above zero.
-    """
-    try:
-        value = float(timeout)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not value > 0:
-        raise InvalidRequestError(f"timeout is {timeout!r}; it must be seconds above zero")
-    return value

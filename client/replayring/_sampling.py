@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
+from abc import abstractmethod
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -12,17 +14,17 @@ from replayring._background import Background
 from replayring._calls import Arrays, Caller, read_pack
 from replayring._channel import Stub
 from replayring._patience import LASTING_SECONDS, Patience
-from replayring_proto.errors import ClosedError, InvalidRequestError, ReplayRingError
+from replayring_proto.errors import ClosedError, MalformedMessageError, ReplayRingError
 from replayring_proto.messages import parse, view_to_message
 from replayring_proto.query import SampleQuery
-from replayring_proto.spec import BufferSpec
 from replayring_proto.v1 import replay_pb2
 
 __all__ = ["SampleStream"]
 
 _METHOD = "SampleBatch"
-_ONE_MORE = replay_pb2.SampleBatchRequest(batches=1).SerializeToString()
 _EXPLAIN_SECONDS = 1.0
+
+CLOSED = "this sample stream was closed; make another"
 
 # An odd number near 2^64 / phi: successive multiples spread over all of 64 bits.
 _SPREAD = 0x9E3779B97F4A7C15
@@ -37,9 +39,6 @@ class Sampling:
         query: batch size, view and dropped frames.
         min_frames: live frames to wait for.
         seed: start of the random stream, for tests; None for fresh entropy.
-
-    Raises:
-        InvalidRequestError: a number is out of its range.
     """
 
     buffer: str
@@ -47,24 +46,15 @@ class Sampling:
     min_frames: int = 1
     seed: int | None = None
 
-    def check(self, spec: BufferSpec) -> None:
-        """Checks all of it against the buffer's spec.
-
-        Raises:
-            InvalidRequestError: a number is out of its range, or the query not valid.
-        """
-        self.query.check(spec)
-        check_range(self.query.batch_size, "batch_size", 1, (1 << 32) - 1)
-        check_range(self.query.drop_n_last_frames, "drop_n_last_frames", 0, (1 << 63) - 1)
-        check_range(self.min_frames, "min_frames", 0, spec.capacity)
-        if self.seed is not None:
-            check_range(self.seed, "seed", 0, (1 << 64) - 1)
-
-    def request(self, batches: int = 1, received: int = 0) -> replay_pb2.SampleBatchRequest:
+    def request(
+        self, batches: int = 1, received: int = 0, per_pack: int = 1
+    ) -> replay_pb2.SampleBatchRequest:
         """Returns the first request of a call.
 
         Args:
             batches: batches wanted.
+            per_pack: how many may come together. A seeded stream gets them one by one, as they
+                would be drawn otherwise if they came in other numbers.
             received: batches that earlier calls gave. A seed is changed by it, so that a stream
                 that is resumed does not repeat itself.
         """
@@ -77,6 +67,7 @@ class Sampling:
                 drop_n_last_frames=self.query.drop_n_last_frames,
                 min_frames=self.min_frames,
                 seed=seed,
+                batches_per_pack=1 if seed is not None else per_pack,
             ),
             batches=batches,
         )
@@ -107,39 +98,12 @@ def sample(caller: Caller, sampling: Sampling, timeout: float | None) -> Arrays:
     return arrays
 
 
-class SampleStream(Background):
-    """Batches, fetched ahead; made by `Buffer.sample_stream`. An endless iterator.
-
-    One call to the server carries all batches, of which `in_flight` are always wanted, on their way
-    or waiting here. Where the server goes away the stream goes on when it is back, with other
-    batches than those that were lost; a seeded one then continues with another seed.
+class SampleStream(Iterator[Arrays]):
+    """Batches, one after the other; made by `Buffer.sample_stream`. An endless iterator.
 
     Thread-safe: several threads may take batches, and any may close it. Belongs to the process that
     made it; whoever made it closes it, best with `with`. Closing the client closes it too.
     """
-
-    def __init__(
-        self, caller: Caller, sampling: Sampling, in_flight: int, timeout: float | None
-    ) -> None:
-        """Starts fetching.
-
-        Args:
-            caller: makes the calls.
-            sampling: what to sample, checked.
-            in_flight: batches wanted ahead, at least 1.
-            timeout: seconds that `next` waits for a batch; None for the client's own.
-        """
-        check_range(in_flight, "in_flight", 1, (1 << 31) - 1)
-        self._patience(caller, sampling, timeout)  # refuses a timeout that is none
-        super().__init__(caller, "sample stream")
-        self._sampling = sampling
-        self._in_flight = in_flight
-        self._timeout = timeout
-        self._ready: deque[tuple[Arrays, int]] = deque()
-        self._next_index: int | None = None
-        self._requests: queue.SimpleQueue[bytes | None] | None = None
-        self._failure: ReplayRingError | None = None
-        self.start()
 
     def __enter__(self) -> SampleStream:
         return self
@@ -152,9 +116,7 @@ class SampleStream(Background):
     ) -> None:
         self.close()
 
-    def __iter__(self) -> SampleStream:
-        return self
-
+    @abstractmethod
     def __next__(self) -> Arrays:
         """Returns the next batch: writable arrays with the batch as first axis.
 
@@ -166,13 +128,59 @@ class SampleStream(Background):
             ClosedError: this stream or its client was closed, here or meanwhile.
             ReplayRingError: what else the server answered. The stream is at its end.
         """
+
+    @property
+    @abstractmethod
+    def next_index(self) -> int | None:
+        """How fresh the last batch returned is: frames ever added when it was drawn."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends it; waiting threads get `ClosedError`. Callable from any thread, and again."""
+
+
+class WireStream(Background, SampleStream):
+    """Batches from the server, fetched ahead.
+
+    One call carries all of them, of which `in_flight` are always wanted, on their way or waiting
+    here. Where the server goes away the stream goes on when it is back, with other batches than
+    those that were lost; a seeded one then continues with another seed.
+    """
+
+    def __init__(
+        self, caller: Caller, sampling: Sampling, in_flight: int, timeout: float | None
+    ) -> None:
+        """Starts fetching.
+
+        Args:
+            caller: makes the calls.
+            sampling: what to sample, checked.
+            in_flight: batches wanted ahead, checked.
+            timeout: seconds that `next` waits for a batch, checked; None for the client's own.
+        """
+        super().__init__(caller, "sample stream")
+        self._sampling = sampling
+        self._in_flight = in_flight
+        self._timeout = timeout
+        # Batches are asked for and come in groups, so that small ones share the cost of a message,
+        # and one group is on its way while another is used up.
+        self._group = max(1, in_flight // 2)
+        self._more = replay_pb2.SampleBatchRequest(batches=self._group).SerializeToString()
+        self._taken = 0  # since more were asked for
+        self._ready: deque[tuple[Arrays, int]] = deque()
+        self._next_index: int | None = None
+        self._requests: queue.SimpleQueue[bytes | None] | None = None
+        self._failure: ReplayRingError | None = None
+        self.start()
+
+    def __next__(self) -> Arrays:
         self.check_native()
         patience = self._patience(self._caller, self._sampling, self._timeout)
         with self._lock:
             seconds = min(patience.remaining(), threading.TIMEOUT_MAX)
             self._changed.wait_for(lambda: self._ready or self._failure or self._ended, seconds)
             if self._failure is None and self._ended:
-                raise ClosedError("this sample stream was closed; make another")
+                raise ClosedError(CLOSED)
             if self._ready:
                 return self._take()
             if self._failure is not None:
@@ -182,14 +190,9 @@ class SampleStream(Background):
 
     @property
     def next_index(self) -> int | None:
-        """How fresh the last batch returned is: frames ever added when it was drawn."""
         return self._next_index
 
     def close(self) -> None:
-        """Ends the call and the fetching; waiting threads get `ClosedError`.
-
-        Callable from any thread. Calling it again does nothing.
-        """
         if self.foreign:
             return
         with self._lock:
@@ -203,10 +206,12 @@ class SampleStream(Background):
 
     def _take(self) -> Arrays:
         arrays, self._next_index = self._ready.popleft()
-        if self._requests is not None:
-            self._requests.put(_ONE_MORE)
-        else:
+        self._taken += 1
+        if self._requests is None:
             self._changed.notify_all()
+        elif self._taken >= self._group:
+            self._taken -= self._group
+            self._requests.put(self._more)
         return arrays
 
     def _has_work(self) -> bool:
@@ -216,7 +221,8 @@ class SampleStream(Background):
         requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         with self._lock:
             wanted = self._in_flight - len(self._ready)
-            first = self._sampling.request(wanted, self._progress)
+            first = self._sampling.request(wanted, self._progress, self._group)
+            self._taken = 0
             requests.put(first.SerializeToString())
             self._requests = requests
         try:
@@ -229,11 +235,11 @@ class SampleStream(Background):
 
     def _deliver(self, arrays: Arrays, rest: bytes) -> None:
         reply = parse(replay_pb2.SampleBatchResponse, rest)
+        batches = reply.batches or 1
+        parts = [(part, reply.next_index) for part in _split(arrays, batches)]
         with self._lock:
-            self._ready.append((arrays, reply.next_index))
-            self._progress += 1
-            self._trouble = None
-            self._changed.notify_all()
+            self._ready.extend(parts)
+            self._got_somewhere(batches)
 
     def _give_up(self, failure: ReplayRingError) -> None:
         if not self._ended:
@@ -241,7 +247,14 @@ class SampleStream(Background):
             self._ended = True
 
 
-def check_range(value: int, what: str, low: int, high: int) -> None:
-    """Raises `InvalidRequestError` unless `low <= value <= high`."""
-    if not low <= value <= high:
-        raise InvalidRequestError(f"{what} is {value:,}; it must be from {low:,} to {high:,}")
+def _split(arrays: Arrays, parts: int) -> list[Arrays]:
+    """Returns arrays cut into so many equal parts along their first axis; views."""
+    if parts == 1:
+        return [arrays]
+    size = min(map(len, arrays.values())) // parts
+    if any(len(array) != size * parts for array in arrays.values()):
+        raise MalformedMessageError(f"a reply of {parts} batches cannot be cut into as many")
+    return [
+        {key: array[part * size : (part + 1) * size] for key, array in arrays.items()}
+        for part in range(parts)
+    ]

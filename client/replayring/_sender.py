@@ -1,13 +1,13 @@
 """A writer's background: sends episodes in order and exactly once, however often the call breaks.
 
-Theory of operation. Episodes wait in `_pending`, in order, until they are acknowledged. A thread
-makes calls. Each call begins with everything pending and takes what is added meanwhile; when
-nothing comes for a while it ends, and the next episode begins another. So an idle writer has no
-call, and every call ends and has a deadline. A call that breaks is made again with what is then
-pending, under the same sequences: the server stores each once.
+Theory of operation. Episodes wait in a backlog, in order, until they are acknowledged. A thread
+makes calls. Each call begins with the whole backlog and takes what is added meanwhile; when nothing
+comes for a while it ends, and the next episode begins another. So an idle writer has no call, and
+every call ends and has a deadline. A call that breaks is made again with what is then left, under
+the same sequences: the server stores each once.
 
-A refused episode ends its call. It is the first one pending, since acknowledgements come in order;
-it is dropped, its error is kept for the caller, and the next call begins with the one after it.
+A refused episode ends its call. It is the first one left, since acknowledgements come in order; it
+is dropped, its error is kept for the caller, and the next call begins with the one after it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,23 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from replayring._adding import METHOD, Acknowledgement, Outgoing, acknowledgement, messages
 from replayring._background import Background
+from replayring._backlog import Backlog, Held, named
 from replayring._calls import Arrays, Caller
 from replayring._channel import Stub
-from replayring._patience import LASTING_SECONDS
-from replayring_proto.errors import ClosedError, NotFoundError, ReplayRingError
+from replayring._patience import LASTING_SECONDS, LOCKED_OUT, passing
+from replayring._spill import DamagedError, Spill, Spilled
+from replayring_proto.errors import (
+    ClosedError,
+    NotFoundError,
+    ReplayRingError,
+    SequenceReusedError,
+)
 from replayring_proto.pack import Pack
 
 _LOGGER = logging.getLogger(__name__)
@@ -40,47 +48,65 @@ class Sender(Background):
         last: the latest acknowledgement, or None.
     """
 
-    def __init__(self, caller: Caller, buffer: str, writer_id: str, max_bytes: int) -> None:
+    def __init__(
+        self,
+        caller: Caller,
+        buffer: str,
+        writer_id: str,
+        max_bytes: int,
+        *,
+        timeout: float | None = None,
+        spill: Spill | None = None,
+    ) -> None:
+        """Takes over a spill, and goes on with what an earlier process left there."""
         super().__init__(caller, "writer")
         self.writer_id = writer_id
         self.acknowledged = 0
         self.last: Acknowledgement | None = None
         self._buffer = buffer
-        self._max_bytes = max_bytes
-        self._sequence = 0
-        self._pending: deque[Outgoing] = deque()
-        self._pending_bytes = 0
+        self._timeout = timeout
+        self._backlog = Backlog(
+            f"writer {writer_id} of {buffer!r}", max_bytes, spill, caller.channel.outage
+        )
+        self._abandoned = False
         self._errors: deque[ReplayRingError] = deque()
-        self._outbox: queue.SimpleQueue[Outgoing | None] | None = None
+        self._unreadable: tuple[int, DamagedError] | None = None
+        self._outbox: queue.SimpleQueue[Held | None] | None = None
+        if self._backlog:
+            self.start()
+
+    @property
+    def pending(self) -> list[int]:
+        """Sequences that are not acknowledged, in order."""
+        with self._lock:
+            return self._backlog.sequences()
 
     def check(self) -> None:
         """Raises what an earlier episode was refused for, once for each; or `ClosedError`."""
         self.check_native()
         with self._lock:
-            if self._errors:
-                raise self._errors.popleft()
+            self._raise_refusal()
             self._check_not_ended()
 
-    def put(self, arrays: Arrays) -> None:
-        """Queues a copy of an episode, waiting while too much is unacknowledged.
+    def put(self, arrays: Arrays) -> int:
+        """Queues a copy of an episode, waiting while there is no room; returns its sequence.
 
         Raises:
-            ReplayRingError: as `check`; or there was no room in time. The episode is not queued.
+            ReplayRingError: as `check`; or there was no room in time, or the disk failed. The
+                episode is not queued.
         """
         self.check()
         pack = Pack.of(arrays)
-        nbytes = Outgoing(0, pack.arrays).nbytes
-        self._wait(lambda: not self._pending or self._pending_bytes + nbytes <= self._max_bytes)
+        episode = Outgoing(0, pack.arrays, pack)
+        self._wait(lambda: self._backlog.has_room(episode))
         with self._lock:
             self._check_not_ended()
-            self._sequence += 1
-            episode = Outgoing(self._sequence, pack.arrays, pack)
-            self._pending.append(episode)
-            self._pending_bytes += nbytes
+            held = self._backlog.add(Outgoing(self._backlog.sequence + 1, pack.arrays, pack))
             if self._outbox is not None:
-                self._outbox.put(episode)
+                self._outbox.put(held)
             self._changed.notify_all()
         self.start()
+        return held.sequence
 
     def flush(self, timeout: float | None = None) -> None:
         """Waits until nothing is pending.
@@ -88,10 +114,57 @@ class Sender(Background):
         Raises:
             ReplayRingError: as `check`; or it took too long: what is pending stays so.
         """
-        self._wait(lambda: not self._pending, timeout)
+        self._wait(lambda: not self._backlog, timeout)
+        self._raise_refusal()
+
+    def close(self) -> None:
+        """Flushes, then ends the thread; what is left in memory goes to the spill, if there is one.
+
+        Raises:
+            ReplayRingError: as `flush`, saying what became of the episodes.
+        """
+        failure: ReplayRingError | None = None
+        try:
+            self._wait(lambda: not self._backlog, closing=True)
+            self._raise_refusal()
+        except ReplayRingError as error:
+            failure = error
+        finally:
+            self.stop()
+            with self._lock:
+                self._backlog.keep()
+                self._backlog.close()
+            if self._backlog and failure is None:  # Ctrl-C
+                _LOGGER.warning("writer %s was closed: %s", self.writer_id, self._account())
+        if failure is not None and self._backlog and not isinstance(failure, ClosedError):
+            raise type(failure)(f"{failure}; {self._account()}")
+        if failure is not None:
+            raise failure
+
+    def abandon(self, steps: int) -> None:
+        """Says what becomes of a writer that nobody closed, and ends the thread when all is sent.
+
+        Args:
+            steps: steps of an episode that was not ended.
+        """
+        if self.foreign:
+            return
         with self._lock:
-            if self._errors:
-                raise self._errors.popleft()
+            self._backlog.keep()
+            self._abandoned = True
+            self._changed.notify_all()
+            if self._ended or not self._thread:
+                self._backlog.close()
+            if self._thread is None and not steps:
+                return  # it was never used
+            text = f"writer {self.writer_id} of {self._buffer!r} was never closed; use `with`"
+            if steps:
+                text += f"; {steps} steps of an episode that was not ended are lost"
+            if self._backlog:
+                text += f"; {self._account()}"
+        if steps or self._backlog:
+            _LOGGER.warning("%s", text)
+        warnings.warn(text, ResourceWarning, stacklevel=2)
 
     def stop(self) -> None:
         """Ends the thread and logs the errors that nobody was told."""
@@ -99,41 +172,63 @@ class Sender(Background):
         while self._errors:
             _LOGGER.warning("%s", self._errors.popleft())
 
-    def _wait(self, ready: Callable[[], bool], timeout: float | None = None) -> None:
-        patience = self._caller.patience(f"writing to {self._buffer!r}", timeout)
+    def _wait(
+        self, ready: Callable[[], bool], timeout: float | None = None, *, closing: bool = False
+    ) -> None:
+        patience = self._caller.patience(
+            f"writing to {self._buffer!r}", self._timeout if timeout is None else timeout
+        )
         with self._lock:
             seconds = min(patience.remaining(), threading.TIMEOUT_MAX)
             self._changed.wait_for(lambda: ready() or self._ended, seconds)
             if ready():
                 return
             self._check_not_ended()
-            waiting, trouble = len(self._pending), self._trouble
-        raise self._caller.overdue(
-            patience,
-            trouble,
-            lambda: f"{waiting} episodes still wait to be acknowledged, and stay queued",
+            waiting, trouble = self.pending, self._trouble
+        error = self._caller.overdue(patience, trouble)
+        if closing:
+            raise error
+        raise type(error)(
+            f"{error}; {len(waiting)} episodes still wait to be acknowledged ({named(waiting)}), "
+            "and stay queued"
         )
+
+    def _raise_refusal(self) -> None:
+        with self._lock:
+            if self._errors:
+                raise self._errors.popleft()
 
     def _check_not_ended(self) -> None:
         if not self._ended:
             return
-        if not self._pending:
-            raise ClosedError("this writer was closed; make another")
-        raise ClosedError(
-            f"this writer was closed with {len(self._pending)} episodes unacknowledged (sequences "
-            f"{self._pending[0].sequence} to {self._pending[-1].sequence}), which may be lost"
-        )
+        text = "this writer, or its client, was closed; make another"
+        raise ClosedError(f"{text}; {self._account()}" if self._backlog else text)
+
+    def _account(self) -> str:
+        """Says what is acknowledged, and where the rest is."""
+        counts = f"{self.acknowledged} episodes are acknowledged, {len(self._backlog)} are not"
+        return f"{counts}; {self._backlog.account()}"
+
+    # The thread
 
     def _has_work(self) -> bool:
-        return bool(self._pending)
+        if self._abandoned and not self._backlog:
+            self._ended = True
+            self._backlog.close()
+        return bool(self._backlog)
+
+    def _endures(self, failure: ReplayRingError) -> bool:
+        # Nobody else has these episodes: they wait until somebody has let this writer in again.
+        locked_out = isinstance(failure, LOCKED_OUT) and not isinstance(failure, DamagedError)
+        return passing(failure) or locked_out
 
     def _converse(self, stub: Stub) -> None:
-        outbox: queue.SimpleQueue[Outgoing | None] = queue.SimpleQueue()
+        outbox: queue.SimpleQueue[Held | None] = queue.SimpleQueue()
         with self._lock:
-            for episode in self._pending:
+            for episode in self._backlog.episodes():
                 outbox.put(episode)
             self._outbox = outbox
-        requests = messages(self._buffer, self.writer_id, _until_idle(outbox))
+        requests = messages(self._buffer, self.writer_id, self._loaded(_until_idle(outbox)))
         try:
             with stub.converse(METHOD, requests, LASTING_SECONDS) as call:
                 for encoded in call:
@@ -141,36 +236,50 @@ class Sender(Background):
         finally:
             self._outbox = None
             outbox.put(None)
+        unreadable, self._unreadable = self._unreadable, None
+        if unreadable and self._backlog.first() == unreadable[0]:
+            raise unreadable[1]
+
+    def _loaded(self, episodes: Iterable[Held]) -> Iterator[Outgoing]:
+        """Yields episodes in memory, up to one whose file cannot be read."""
+        for episode in episodes:
+            if isinstance(episode, Spilled):
+                try:
+                    pack = episode.packed()
+                except DamagedError as error:
+                    self._unreadable = episode.sequence, error
+                    return
+                yield Outgoing(episode.sequence, pack.arrays, pack)
+            else:
+                yield episode
 
     def _take(self, encoded: bytes) -> None:
         with self._lock:
-            self.last = acknowledgement(encoded, self._pending[0] if self._pending else None)
+            self.last = acknowledgement(encoded, self._backlog.first())
             self.acknowledged += 1
-            self._progress += 1
-            self._trouble = None
-            self._drop_first()
-            self._changed.notify_all()
+            self._backlog.drop_first()
+            self._got_somewhere()
 
     def _give_up(self, failure: ReplayRingError) -> None:
         """Drops the episode that the server refused; all of them where their buffer is gone."""
         if isinstance(failure, ClosedError):
             self._ended = True
-        elif self._pending:
-            first = last = self._drop_first()
-            while isinstance(failure, NotFoundError) and self._pending:
-                last = self._drop_first()
-            which = f"sequence {first}" if first == last else f"sequences {first} to {last}"
-            self._errors.append(
-                type(failure)(f"{which} of writer {self.writer_id} not stored: {failure}")
-            )
+        elif self._backlog:
+            dropped = [self._backlog.drop_first(failure)]
+            while isinstance(failure, NotFoundError) and self._backlog:
+                dropped.append(self._backlog.drop_first(failure))
+            text = f"{named(dropped)} of writer {self.writer_id} not stored: {failure}"
+            if isinstance(failure, NotFoundError) and self._backlog.folder():
+                text += f"; what was spilled stays in {self._backlog.folder()}"
+            if isinstance(failure, SequenceReusedError):
+                text += (
+                    f"; somebody else writes as {self.writer_id!r}, or did: leave writer_id out, "
+                    "or give every run of every program its own"
+                )
+            self._errors.append(type(failure)(text))
 
-    def _drop_first(self) -> int:
-        episode = self._pending.popleft()
-        self._pending_bytes -= episode.nbytes
-        return episode.sequence
 
-
-def _until_idle(outbox: queue.SimpleQueue[Outgoing | None]) -> Iterator[Outgoing]:
+def _until_idle(outbox: queue.SimpleQueue[Held | None]) -> Iterator[Held]:
     """Yields what is put, until that is None or nothing comes for a while."""
     while True:
         try:

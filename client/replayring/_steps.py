@@ -39,6 +39,10 @@ class Steps:
                 f"the episode has {self._count:,} steps, all that this buffer takes (its "
                 "capacity): end the episode, or create the buffer larger"
             )
+        if not isinstance(frame, Mapping):
+            raise InvalidEpisodeError(
+                f"a step must be a mapping {{column: value}}, received {type(frame).__name__}"
+            )
         step = check_episode(self._spec, {key: _row(key, value) for key, value in frame.items()})
         if self._count:
             self._check_goes_on(step)

@@ -8,7 +8,6 @@ holds any longer closes its stream, so a `break` out of a loop leaves nothing be
 
 from __future__ import annotations
 
-import operator
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +17,10 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from replayring._arguments import seconds, whole
 from replayring.collation import Item, to_tensors
 from replayring.dataset import copied_offsets
-from replayring_proto.errors import ClosedError, InvalidRequestError
+from replayring_proto.errors import ClosedError
 from replayring_proto.query import SampleQuery, View
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class BatchDataset(IterableDataset[Item]):
         keys: Sequence[str] | None = None,
         tolerance_s: float | None = None,
         min_frames: int = 1,
-        in_flight: int = 4,
+        in_flight: int = 8,
         pin_memory: bool = False,
         num_batches: int | None = None,
         seed: int | None = None,
@@ -99,20 +99,18 @@ class BatchDataset(IterableDataset[Item]):
             "keys": list(keys) if keys is not None and not isinstance(keys, str) else keys,
             "tolerance_s": tolerance_s,
         }
-        self._drop_n_last_frames = operator.index(drop_n_last_frames)
-        self.batch_size = operator.index(batch_size)
+        self._drop_n_last_frames = whole(drop_n_last_frames, "drop_n_last_frames", 0)
+        self.batch_size = whole(batch_size, "batch_size", 1)
         view = View.of(**self._view)
         SampleQuery(self.batch_size, view, self._drop_n_last_frames).check(buffer.spec)
-        self._min_frames = _checked(min_frames, "min_frames", 1, buffer.spec.capacity)
-        self._in_flight = _checked(in_flight, "in_flight", 1)
-        self.num_batches = None if num_batches is None else _checked(num_batches, "num_batches", 1)
-        self._seed = None if seed is None else _checked(seed, "seed", 0, (1 << 64) - 1)
-        if timeout is not None and not timeout > 0:
-            raise InvalidRequestError(f"timeout is {timeout}; it must be seconds above zero")
+        self._min_frames = whole(min_frames, "min_frames", 1, buffer.spec.capacity)
+        self._in_flight = whole(in_flight, "in_flight", 1)
+        self.num_batches = None if num_batches is None else whole(num_batches, "num_batches", 1)
+        self._seed = None if seed is None else whole(seed, "seed", 0, (1 << 64) - 1)
         if pin_memory and not torch.cuda.is_available():
             warnings.warn("pin_memory=True has no effect: torch finds no CUDA device", stacklevel=2)
         self._pin_memory = pin_memory
-        self._timeout = timeout
+        self._timeout = None if timeout is None else seconds(timeout)
         self.buffer = buffer
         self._closed = False
         self._iterators: weakref.WeakSet[BatchIterator] = weakref.WeakSet()
@@ -233,11 +231,3 @@ class BatchIterator(Iterator[Item]):
     def close(self) -> None:
         """Ends the stream and with it the iteration. Again, does nothing."""
         self._close()
-
-
-def _checked(value: int, name: str, minimum: int, maximum: int | None = None) -> int:
-    number = operator.index(value)
-    if number < minimum or (maximum is not None and number > maximum):
-        allowed = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum:,}"
-        raise InvalidRequestError(f"{name} is {number:,}; it must be {allowed}")
-    return number

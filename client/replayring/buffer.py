@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from replayring._adding import Acknowledgement, Adder
+from replayring._arguments import whole
 from replayring._calls import Arrays
-from replayring._sampling import SampleStream, Sampling, sample
-from replayring.writer import DEFAULT_IN_FLIGHT_BYTES, Writer
+from replayring._same_host import FileReads, FileStream, Place, find
+from replayring._sampling import SampleStream, Sampling, WireStream, sample
+from replayring.writer import DEFAULT_IN_FLIGHT_BYTES, DEFAULT_SPILL_BYTES, Writer
 from replayring_proto.episode import check_episode, split_episodes
 from replayring_proto.errors import FrameNotFoundError, InvalidRequestError, InvalidSpecError
 from replayring_proto.messages import BufferInfo, info_from_message, view_to_message
@@ -46,18 +49,22 @@ class Buffer:
         spec: its columns, capacity and fps.
     """
 
-    def __init__(self, client: Client, name: str, spec: BufferSpec) -> None:
+    def __init__(
+        self, client: Client, name: str, spec: BufferSpec, place: Place | None = None
+    ) -> None:
         self.client = client
         self.name = name
         self.spec = spec
+        self._place = place
+        self._reads: FileReads | None = None
         self._caller = client._caller
         self._adder: Adder | None = None
 
     def __repr__(self) -> str:
         return f"<Buffer {self.name!r} at {self.client.address}>"
 
-    def __reduce__(self) -> tuple[type[Buffer], tuple[Client, str, BufferSpec]]:
-        return Buffer, (self.client, self.name, self.spec)
+    def __reduce__(self) -> tuple[type[Buffer], tuple[Client, str, BufferSpec, Place | None]]:
+        return Buffer, (self.client, self.name, self.spec, self._place)
 
     def info(self, *, timeout: float | None = None) -> BufferInfo:
         """Returns counts, spec and where the ring stands, as of now.
@@ -66,7 +73,8 @@ class Buffer:
             NotFoundError: the buffer was deleted.
         """
         patience = self._caller.patience(f"asking for {self.name!r}", timeout)
-        return info_from_message(self._caller.buffer_info(self.name, patience).buffer)
+        info = info_from_message(self._caller.buffer_info(self.name, patience).buffer)
+        return replace(info, same_host=self._files() is not None)
 
     def delete(self, *, timeout: float | None = None) -> None:
         """Deletes the buffer and its files.
@@ -126,15 +134,36 @@ class Buffer:
         return self._add(list(split_episodes(self.spec, data)), timeout)
 
     def writer(
-        self, *, writer_id: str | None = None, max_in_flight_bytes: int = DEFAULT_IN_FLIGHT_BYTES
+        self,
+        *,
+        writer_id: str | None = None,
+        max_in_flight_bytes: int = DEFAULT_IN_FLIGHT_BYTES,
+        spill_dir: str | os.PathLike[str] | None = None,
+        max_spill_bytes: int = DEFAULT_SPILL_BYTES,
+        timeout: float | None = None,
     ) -> Writer:
         """Returns a writer, which adds episodes step by step, in the background.
 
         Args:
             writer_id: identity under which sequences 1, 2, 3, ... are remembered, so that a program
                 that is run again with the same identity and the same episodes stores them once;
-                one that writes others needs a new identity. None makes one.
-            max_in_flight_bytes: what may wait to be acknowledged before `end_episode` waits.
+                one that writes others needs a new identity. None makes one, or takes the spill
+                directory's.
+            max_in_flight_bytes: memory for episodes that are not acknowledged. They die with the
+                process; a small number here lets `spill_dir` keep nearly all of them.
+            spill_dir: directory for what finds no room in memory, made if need be. Each writer
+                needs one of its own, and keeps it: the next writer that is given it sends what
+                was left, once, and goes on under the same identity with new sequences. None for no
+                spilling: `end_episode` waits.
+            max_spill_bytes: bytes of episodes in `spill_dir`, beyond which `end_episode` waits.
+            timeout: seconds that `end_episode`, `flush` and `close` wait, `math.inf` included; None
+                for the client's own.
+
+        Raises:
+            DirectoryLockedError: another writer uses `spill_dir`.
+            InvalidRequestError: an argument is not valid, or `spill_dir` belongs to another buffer
+                or identity.
+            StorageError: `spill_dir` cannot be used.
         """
         return Writer(
             self._caller,
@@ -142,6 +171,9 @@ class Buffer:
             self.spec,
             writer_id=writer_id,
             max_in_flight_bytes=max_in_flight_bytes,
+            spill_dir=spill_dir,
+            max_spill_bytes=max_spill_bytes,
+            timeout=timeout,
         )
 
     # Sampling
@@ -187,13 +219,16 @@ class Buffer:
         """
         view = View.of(keys, delta_timestamps, delta_indices, tolerance_s)
         sampling = self._sampling(batch_size, view, drop_n_last_frames, min_frames, seed)
-        return sample(self._caller, sampling, timeout)
+        self._caller.patience("", timeout)  # refuses a timeout that is none
+        files = self._files()
+        batch = None if files is None else files.sample(sampling)
+        return sample(self._caller, sampling, timeout) if batch is None else batch
 
     def sample_stream(
         self,
         batch_size: int,
         *,
-        in_flight: int = 4,
+        in_flight: int = 8,
         delta_timestamps: Offsets | None = None,
         delta_indices: Mapping[str, Sequence[int]] | None = None,
         drop_n_last_frames: int = 0,
@@ -222,7 +257,16 @@ class Buffer:
         """
         view = View.of(keys, delta_timestamps, delta_indices, tolerance_s)
         sampling = self._sampling(batch_size, view, drop_n_last_frames, min_frames, seed)
-        return SampleStream(self._caller, sampling, operator.index(in_flight), timeout)
+        in_flight = whole(in_flight, "in_flight", 1, (1 << 31) - 1)
+        self._caller.patience("", timeout)  # refuses a timeout that is none
+        if self._files() is None:
+            return WireStream(self._caller, sampling, in_flight, timeout)
+        return FileStream(
+            self._files,
+            sampling,
+            partial(sample, self._caller, sampling, timeout),
+            self._caller.channel.check_open,
+        )
 
     # Reading
 
@@ -262,11 +306,12 @@ class Buffer:
         view.check(self.spec)
         if (positions is None) == (indices is None):
             raise InvalidRequestError("give either positions or indices, and not both")
+        at = [] if positions is None else _whole(positions, "positions")
+        numbers = [] if indices is None else _natural(indices)
+        if (files := self._files()) is not None:
+            return files.get(view, at, numbers)
         request = replay_pb2.GetItemRequest(
-            buffer=self.name,
-            positions=[] if positions is None else _whole(positions, "positions"),
-            indices=[] if indices is None else _natural(indices),
-            view=view_to_message(view),
+            buffer=self.name, positions=at, indices=numbers, view=view_to_message(view)
         )
         patience = self._caller.patience(f"getting from {self.name!r}", timeout)
         return self._caller.fetch(patience, "GetItem", request)[0]
@@ -288,9 +333,21 @@ class Buffer:
         names = [self.spec.column(key).name for key in keys]
         if not names:
             raise InvalidSpecError("keys must name at least one column, received none")
+        if (files := self._files()) is not None:
+            return files.read_columns(tuple(names))
         request = replay_pb2.ReadColumnRequest(buffer=self.name, keys=names)
         patience = self._caller.patience(f"reading columns of {self.name!r}", timeout)
         return self._caller.fetch(patience, "ReadColumn", request)[0]
+
+    def _files(self) -> FileReads | None:
+        """Returns the reads from the buffer's files; None where it has to be the wire."""
+        self._caller.channel.check_open()
+        if self._reads is None and self._place is not None:
+            self._reads = find(self._place, self.spec, self._caller.max_reply_bytes)
+        if self._reads is None or not self._reads.exist():
+            # For good: a buffer made anew under the name has other files.
+            self._place = self._reads = None
+        return self._reads
 
     def _add(self, episodes: Sequence[Arrays], timeout: float | None) -> list[Acknowledgement]:
         adder = self._adder
@@ -302,11 +359,18 @@ class Buffer:
     def _sampling(
         self, batch_size: int, view: View, drop: int, min_frames: int, seed: int | None
     ) -> Sampling:
-        query = SampleQuery(operator.index(batch_size), view, operator.index(drop))
-        seed = None if seed is None else operator.index(seed)
-        sampling = Sampling(self.name, query, operator.index(min_frames), seed)
-        sampling.check(self.spec)
-        return sampling
+        query = SampleQuery(
+            whole(batch_size, "batch_size", 1, (1 << 32) - 1),
+            view,
+            whole(drop, "drop_n_last_frames", 0, (1 << 63) - 1),
+        )
+        query.check(self.spec)
+        return Sampling(
+            self.name,
+            query,
+            whole(min_frames, "min_frames", 0, self.spec.capacity),
+            None if seed is None else whole(seed, "seed", 0, (1 << 64) - 1),
+        )
 
 
 def _whole(values: Indices, what: str) -> list[int]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-import operator
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from replayring import parameters
+from replayring import _arguments, parameters
+from replayring._arguments import seconds, whole
 from replayring._calls import Caller
 from replayring._channel import Channel
+from replayring._credentials import Credentials, credentials_for
+from replayring._same_host import place_of, same_host_setting
 from replayring.buffer import Buffer
 from replayring.parameters import Parameters
-from replayring_proto.errors import InvalidRequestError, NotFoundError
+from replayring_proto.errors import NotFoundError
 from replayring_proto.messages import BufferInfo, info_from_message, spec_to_message
 from replayring_proto.spec import BufferSpec, check_name
+from replayring_proto.tls import TLS, FilePath
 from replayring_proto.v1 import replay_pb2
 
 __all__ = ["Client", "connect"]
@@ -22,32 +26,55 @@ __all__ = ["Client", "connect"]
 DEFAULT_TIMEOUT = 30.0
 DEFAULT_MAX_REPLY_BYTES = 4 << 30
 
+_MAX_VERSION = (1 << 64) - 1
+
 
 def connect(
     address: str,
     *,
     timeout: float = DEFAULT_TIMEOUT,
     max_reply_bytes: int = DEFAULT_MAX_REPLY_BYTES,
+    tls: bool | TLS = False,
+    token: str | None = None,
+    token_file: FilePath | None = None,
+    insecure: bool = False,
+    same_host: bool | str | os.PathLike[str] | None = None,
 ) -> Client:
     """Returns a client of the server at an address. Connects when it is first used.
+
+    Where neither token nor token_file is given, the environment's REPLAYRING_TOKEN is taken, or
+    what the file holds that REPLAYRING_TOKEN_FILE names.
 
     Args:
         address: HOST:PORT, or another target that gRPC knows, such as "unix:/path".
         timeout: seconds that a call may take, retries included, where it is given none of its own.
         max_reply_bytes: what a reply may announce at most before memory is taken for it.
+        tls: how to make sure of the server; True trusts the public authorities that come with
+            grpcio, False speaks in the clear.
+        token: what shows the server who calls.
+        token_file: a file that holds the token instead. It is read for every call, so a new token
+            in it is taken up at once.
+        insecure: send the token in the clear to another machine all the same.
+        same_host: whether frames are read straight from the server's files where this process can
+            open them, which is faster and yields the same; `Buffer.info` says whether they are. A
+            path says where the server's data directory is mounted here. None for what the
+            environment variable REPLAYRING_SAME_HOST says (0, 1 or a path), or else True.
 
     Raises:
-        InvalidRequestError: an argument is not valid.
+        InvalidRequestError: an argument is not valid, or a token would leave this machine in the
+            clear.
+        StorageError: a file cannot be read or used.
     """
-    return Client(address, timeout, max_reply_bytes)
+    credentials = credentials_for(_arguments.address(address), tls, token, token_file, insecure)
+    return Client(address, timeout, max_reply_bytes, credentials, same_host)
 
 
 class Client:
     """A client of one server.
 
-    Thread-safe. Picklable: the copy connects by itself. Usable on both sides of a fork: see `_fork`
-    for how. Whoever made it closes it, best with `with`; that ends its writers, streams and watches
-    as well.
+    Thread-safe. Picklable: the copy connects by itself, and carries the token. Usable on both sides
+    of a fork: see `_fork` for how. Whoever made it closes it, best with `with`; that ends its
+    writers, streams and watches as well.
 
     While the server is away, calls are tried again until their timeout.
 
@@ -61,19 +88,20 @@ class Client:
         address: str,
         timeout: float = DEFAULT_TIMEOUT,
         max_reply_bytes: int = DEFAULT_MAX_REPLY_BYTES,
+        credentials: Credentials | None = None,
+        same_host: bool | str | os.PathLike[str] | None = None,
     ) -> None:
-        if not isinstance(address, str) or not address:
-            raise InvalidRequestError(f"address is {address!r:.100}; it must be 'HOST:PORT'")
-        if operator.index(max_reply_bytes) < 1:
-            raise InvalidRequestError(f"max_reply_bytes is {max_reply_bytes}; it must be above 0")
-        self._channel = Channel(address)
-        self._caller = Caller(self._channel, timeout, max_reply_bytes)
+        limit = whole(max_reply_bytes, "max_reply_bytes", 1)
+        self._same_host = same_host_setting(same_host)
+        self._channel = Channel(_arguments.address(address), credentials)
+        self._caller = Caller(self._channel, timeout, limit)
 
     def __repr__(self) -> str:
         return f"<Client of {self.address}>"
 
-    def __reduce__(self) -> tuple[type[Client], tuple[str, float, int]]:
-        return Client, (self.address, self.timeout, self._caller.max_reply_bytes)
+    def __reduce__(self) -> tuple[type[Client], tuple[Any, ...]]:
+        more = (self._caller.max_reply_bytes, self._channel.credentials, self._same_host)
+        return Client, (self.address, self.timeout, *more)
 
     def __enter__(self) -> Client:
         return self
@@ -121,7 +149,6 @@ class Client:
             durability: what survives a power loss: "none" (what was there when the server was last
                 stopped properly), "interval" (all but about the last second) or "commit" (every
                 acknowledged episode). The death of the server alone loses nothing in any case.
-            durability: what survives a power loss: "none", "interval" or "commit", see README.
             timeout: seconds, retries included; None for the client's own.
 
         Raises:
@@ -133,8 +160,10 @@ class Client:
         spec = BufferSpec.from_data_spec(data_spec, capacity, fps, durability)
         request = replay_pb2.CreateBufferRequest(name=name, spec=spec_to_message(spec))
         patience = self._caller.patience(f"creating buffer {name!r}", timeout)
-        self._caller.unary(patience, "CreateBuffer", request, replay_pb2.CreateBufferResponse)
-        return Buffer(self, name, spec)
+        response = self._caller.unary(
+            patience, "CreateBuffer", request, replay_pb2.CreateBufferResponse
+        )
+        return self._handle(info_from_message(response.buffer))
 
     def buffer(self, name: str, *, timeout: float | None = None) -> Buffer:
         """Returns an existing buffer.
@@ -144,19 +173,21 @@ class Client:
         """
         check_name(name, "buffer name")
         patience = self._caller.patience(f"looking for buffer {name!r}", timeout)
-        info = info_from_message(self._caller.buffer_info(name, patience).buffer)
-        return Buffer(self, name, info.spec)
+        return self._handle(info_from_message(self._caller.buffer_info(name, patience).buffer))
 
     def buffers(self, *, timeout: float | None = None) -> list[BufferInfo]:
         """Returns what is known of every buffer, ordered by name."""
         patience = self._caller.patience("listing buffers", timeout)
-        response = self._caller.unary(
-            patience,
-            "ListBuffers",
-            replay_pb2.ListBuffersRequest(),
-            replay_pb2.ListBuffersResponse,
-        )
-        return [info_from_message(message) for message in response.buffers]
+        infos: list[BufferInfo] = []
+        request = replay_pb2.ListBuffersRequest()
+        while True:
+            page = self._caller.unary(
+                patience, "ListBuffers", request, replay_pb2.ListBuffersResponse
+            )
+            infos += [info_from_message(message) for message in page.buffers]
+            if not page.next_page_token:
+                return infos
+            request.page_token = page.next_page_token
 
     def delete_buffer(self, name: str, *, timeout: float | None = None) -> None:
         """Deletes a buffer and its files.
@@ -201,7 +232,8 @@ class Client:
         """
         check_name(name, "parameters' name")
         patience = self._caller.patience(f"fetching {name!r}", timeout)
-        return parameters.newest(self._caller, name, _version(after), patience, wait=False)
+        known = whole(after, "after", 0, _MAX_VERSION)
+        return parameters.newest(self._caller, name, known, patience, wait=False)
 
     def watch(
         self, name: str, *, after: int = 0, timeout: float | None = None
@@ -222,12 +254,9 @@ class Client:
         """
         check_name(name, "parameters' name")
         self._channel.check_open()
-        seconds = math.inf if timeout is None else timeout
-        return parameters.watch(self._caller, name, _version(after), seconds)
+        known = whole(after, "after", 0, _MAX_VERSION)
+        each = math.inf if timeout is None else seconds(timeout)
+        return parameters.watch(self._caller, name, known, each)
 
-
-def _version(after: int) -> int:
-    number = operator.index(after)
-    if not 0 <= number < 1 << 64:
-        raise InvalidRequestError(f"after is {number}; it must be a version, or 0 for any")
-    return number
+    def _handle(self, info: BufferInfo) -> Buffer:
+        return Buffer(self, info.name, info.spec, place_of(self._same_host, info))

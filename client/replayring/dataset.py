@@ -199,9 +199,8 @@ class RemoteDataset(Dataset[Item]):
 
     @tolerance_s.setter
     def tolerance_s(self, value: float | None) -> None:
-        tolerance = None if value is None else float(value)
-        View(tolerance_s=tolerance).check(self.buffer.spec)
-        self._tolerance_s = tolerance
+        View(tolerance_s=value).check(self.buffer.spec)
+        self._tolerance_s = None if value is None else float(value)
         self._changes += 1
 
     # Items
@@ -239,6 +238,25 @@ class RemoteDataset(Dataset[Item]):
             return [self[position] for position in positions.tolist()]
         return FetchedBatch(to_tensors(self._get(positions)), len(positions))
 
+    def by_index(self, indices: Sequence[int]) -> Item:
+        """Returns the frames with some values of `index`, with their windows, as one batch.
+
+        A position is a place, where one frame follows another; `index` is a frame's identity. So
+        what was seen once, and is to be fetched again, is asked for by its `index`.
+
+        Args:
+            indices: values of the column `index`.
+
+        Returns:
+            A dict of tensors, in the order of `indices`, with the batch as first axis.
+
+        Raises:
+            IndexError: a frame was overwritten, or is yet to come; the message names it.
+            AssertionError: as for one item.
+        """
+        wanted = [operator.index(index) for index in indices]
+        return to_tensors(self._fetch(indices=wanted))
+
     def __iter__(self) -> Iterator[Item]:
         """Yields the items at positions 0, 1, 2, ... until there are no more.
 
@@ -271,8 +289,11 @@ class RemoteDataset(Dataset[Item]):
         return type(self).__getitem__ is not RemoteDataset.__getitem__
 
     def _get(self, positions: Positions) -> dict[str, npt.NDArray[Any]]:
+        return self._fetch(positions=positions.tolist())
+
+    def _fetch(self, **which: list[int]) -> dict[str, npt.NDArray[Any]]:
         return self.buffer.get(
-            positions.tolist(),
+            **which,
             delta_timestamps=self._delta_timestamps,
             delta_indices=self._delta_indices,
             keys=self._keys,

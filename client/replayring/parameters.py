@@ -36,6 +36,10 @@ class Parameters(NamedTuple):
 
 def publish(caller: Caller, name: str, tensors: Mapping[str, Any], timeout: float | None) -> int:
     """Publishes tensors under a checked name; returns their version."""
+    if not isinstance(tensors, Mapping):
+        raise InvalidRequestError(
+            f"tensors must be a mapping {{name: array}}, received {type(tensors).__name__}"
+        )
     pack = Pack.of({key: _array(key, value) for key, value in tensors.items()})
     fields = replay_pb2.PublishParametersRequest(name=name).SerializeToString()
     patience = caller.patience(f"publishing {name!r}", timeout)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from replayring._arguments import whole
 from replayring_proto.episode import as_array
 from replayring_proto.errors import InvalidRequestError
 
@@ -39,8 +40,13 @@ class WeightedSampler(Sampler[int]):
     And there is no limit of 2^24 weights: a position is where a uniform number falls among the
     cumulative weights, in float64.
 
-    A `DataLoader` draws ahead: workers times `prefetch_factor` batches. A position drawn before a
-    frame was overwritten gives the frame that replaced it.
+    A `DataLoader` draws ahead: workers times `prefetch_factor` batches. In a full ring that is
+    written to, a position that was drawn before its frame was overwritten gives the frame that
+    replaced it, which may be one of the last of its episode, even where the weights leave those
+    out. It happens to about as many draws in a hundred as frames in a hundred are overwritten while
+    a batch waits. What came is told by the item's `index`, and a window that reaches beyond the
+    episode by `_is_pad`. Where it may not happen at all, use `BatchDataset`, whose server draws and
+    reads at once; who holds values of `index` fetches those with `RemoteDataset.by_index`.
 
     Each iterator is independent but for the generator. Not thread-safe, as torch's samplers.
 
@@ -74,8 +80,10 @@ class WeightedSampler(Sampler[int]):
                 sequence, or a number is below 1. What a function returns is checked when it is
                 called.
         """
-        self.num_samples = _positive(num_samples, "num_samples")
-        self.refresh_every = _positive(refresh_every, "refresh_every")
+        self.num_samples = None if num_samples is None else whole(num_samples, "num_samples", 1)
+        self.refresh_every = (
+            None if refresh_every is None else whole(refresh_every, "refresh_every", 1)
+        )
         self.generator = generator
         self._function = weights if callable(weights) else None
         self._fixed = None if callable(weights) else _cumulative(weights)
@@ -142,9 +150,3 @@ def _blocks(start: int, end: int | None) -> Iterator[int]:
 
 def _earlier(first: int | None, second: int | None) -> int | None:
     return min((end for end in (first, second) if end is not None), default=None)
-
-
-def _positive(value: int | None, name: str) -> int | None:
-    if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
-        raise InvalidRequestError(f"{name} is {value}; it must be a whole number above 0, or None")
-    return None if value is None else int(value)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from replayring._arguments import share
 from replayring_proto.episode import as_array
 from replayring_proto.errors import InvalidRequestError
 from replayring_proto.spec import EPISODE_INDEX, INDEX
@@ -64,9 +65,7 @@ def compute_sampler_weights(
     drop_online = _drop(online_drop_n_last_frames, "online_drop_n_last_frames")
     if (online_dataset is None) != (online_sampling_ratio is None):
         raise InvalidRequestError("give both online_dataset and online_sampling_ratio, or neither")
-    ratio = 0.0 if online_sampling_ratio is None else float(online_sampling_ratio)
-    if not 0 <= ratio <= 1:
-        raise InvalidRequestError(f"online_sampling_ratio is {ratio}; it must be from 0 to 1")
+    ratio = share(0.0 if online_sampling_ratio is None else online_sampling_ratio)
     offline = _eligible(offline_dataset, drop_offline)
     online = np.zeros(0, np.bool_)
     if online_dataset is not None:

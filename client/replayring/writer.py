@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
+import weakref
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from replayring._adding import Acknowledgement, new_writer_id
+from replayring._arguments import seconds, whole
 from replayring._calls import Caller
 from replayring._sender import Sender
+from replayring._spill import Spill
 from replayring._steps import Steps
 from replayring_proto.episode import check_episode
-from replayring_proto.errors import InvalidEpisodeError, InvalidRequestError, ReplayRingError
+from replayring_proto.errors import InvalidEpisodeError, ReplayRingError
 from replayring_proto.spec import BufferSpec, check_name
 
 __all__ = ["Writer"]
@@ -20,6 +26,7 @@ __all__ = ["Writer"]
 _LOGGER = logging.getLogger(__name__)
 
 DEFAULT_IN_FLIGHT_BYTES = 64 << 20
+DEFAULT_SPILL_BYTES = 4 << 30
 
 
 class Writer:
@@ -30,9 +37,17 @@ class Writer:
     of this writer raise that error, which names the episode's sequence; episodes queued after it
     are sent none the less. A call that raises does nothing else.
 
-    For one thread at a time, and for the process that made it. Whoever made it closes it, best with
+    While the server is away, episodes wait in memory, up to `max_in_flight_bytes`, then in files,
+    up to `max_spill_bytes` of `spill_dir` if that is given, and then `end_episode` and
+    `add_episode` wait. The log says so once for each outage. A spill directory belongs to one
+    writer and outlives its process: the next writer that is given it has the same identity, goes
+    on with the numbering, and first sends what the last one left there.
+
+    Threads may share one: they take turns, and steps go to one episode, whoever appends them. It
+    belongs to the process that made it. Whoever made it closes it, best with
     `with`: leaving it normally ends the episode of steps that were appended since the last end, and
-    flushes; leaving it with an exception drops those steps, and flushes.
+    flushes; leaving it with an exception drops those steps, and flushes. One that is let go without
+    that sends what it has while the program runs, and says so with a `ResourceWarning`.
     """
 
     def __init__(
@@ -43,17 +58,28 @@ class Writer:
         *,
         writer_id: str | None = None,
         max_in_flight_bytes: int = DEFAULT_IN_FLIGHT_BYTES,
+        spill_dir: str | os.PathLike[str] | None = None,
+        max_spill_bytes: int = DEFAULT_SPILL_BYTES,
+        timeout: float | None = None,
     ) -> None:
-        """Prepares for writing; nothing is sent before the first episode is queued."""
-        if max_in_flight_bytes < 1:
-            raise InvalidRequestError(
-                f"max_in_flight_bytes is {max_in_flight_bytes}; it must be at least 1"
-            )
-        identity = new_writer_id() if writer_id is None else check_name(writer_id, "writer_id")
+        """Prepares for writing; what is left in a spill directory is sent from now on."""
+        in_flight = whole(max_in_flight_bytes, "max_in_flight_bytes", 1)
+        max_spill = whole(max_spill_bytes, "max_spill_bytes", 1)
+        timeout = None if timeout is None else seconds(timeout)
+        if writer_id is not None:
+            check_name(writer_id, "writer_id")
+        caller.channel.check_open()
+        spill = None
+        if spill_dir is not None:
+            spill = Spill(Path(spill_dir).absolute(), buffer, writer_id, max_spill)
+            writer_id = spill.writer_id
         self._spec = spec
         self._steps = Steps(spec)
-        self._sender = Sender(caller, buffer, identity, max_in_flight_bytes)
-        self._closed = False
+        self._turn = threading.RLock()
+        self._sender = Sender(
+            caller, buffer, writer_id or new_writer_id(), in_flight, timeout=timeout, spill=spill
+        )
+        self._finalizer = weakref.finalize(self, _let_go, self._sender, self._steps)
 
     def __enter__(self) -> Writer:
         return self
@@ -80,8 +106,13 @@ class Writer:
 
     @property
     def acknowledged(self) -> int:
-        """Episodes acknowledged."""
+        """Episodes acknowledged, those included that were left in the spill directory."""
         return self._sender.acknowledged
+
+    @property
+    def pending(self) -> list[int]:
+        """Sequences of the episodes that are not acknowledged, in order; also after `close`."""
+        return self._sender.pending
 
     @property
     def last_acknowledgement(self) -> Acknowledgement | None:
@@ -99,76 +130,89 @@ class Writer:
             InvalidEpisodeError: it does not fit the buffer's spec or the steps before it.
         """
         self._sender.check()
-        self._steps.add(frame)
+        with self._turn:
+            self._steps.add(frame)
 
-    def end_episode(self) -> None:
-        """Queues the steps since the last end as one episode.
+    def end_episode(self) -> int:
+        """Queues the steps since the last end as one episode; returns its sequence.
 
-        Waits, up to the client's timeout, while `max_in_flight_bytes` are unacknowledged.
+        Waits, up to the timeout, while there is no room for it.
 
         Raises:
             InvalidEpisodeError: there are no steps.
             ServerUnavailableError, DeadlineError: there was no room in time. The steps are kept:
                 try again.
+            StorageError: it cannot be spilled. The steps are kept.
         """
         self._sender.check()
-        if not len(self._steps):
-            raise InvalidEpisodeError("the episode has no steps; append some before ending it")
-        self._sender.put(self._steps.arrays())
-        self._steps.clear()
+        with self._turn:
+            if not len(self._steps):
+                raise InvalidEpisodeError("the episode has no steps; append some before ending it")
+            sequence = self._sender.put(self._steps.arrays())
+            self._steps.clear()
+        return sequence
 
     def discard_episode(self) -> None:
         """Forgets the steps since the last end."""
         self._sender.check()
-        self._steps.clear()
+        with self._turn:
+            self._steps.clear()
 
-    def add_episode(self, data: Mapping[str, Any]) -> None:
-        """Queues a whole episode, as `Buffer.add_episode` takes it. Its values are copied.
+    def add_episode(self, data: Mapping[str, Any]) -> int:
+        """Queues a whole episode, as `Buffer.add_episode` takes it; returns its sequence.
+
+        Its values are copied.
 
         Steps that were appended stay, and belong to the next episode that is ended.
 
         Raises:
             InvalidEpisodeError: it does not fit the buffer's spec.
-            ServerUnavailableError, DeadlineError: as for `end_episode`.
+            ServerUnavailableError, DeadlineError, StorageError: as for `end_episode`.
         """
         self._sender.check()
-        self._sender.put(check_episode(self._spec, data))
+        return self._sender.put(check_episode(self._spec, data))
 
     def flush(self, timeout: float | None = None) -> None:
         """Waits until every queued episode is acknowledged.
 
         Args:
-            timeout: seconds to wait; None for the client's own.
+            timeout: seconds to wait; None for the writer's own.
 
         Raises:
-            ServerUnavailableError, DeadlineError: some are not, yet; they stay queued.
+            ServerUnavailableError, DeadlineError: some are not, yet; they stay queued, and the
+                message names them.
+            AccessDeniedError, TLSError, StorageError: nor are they while the server does not let
+                this client in, or a file of its credentials cannot be used; they stay queued.
             ReplayRingError: what an episode was refused for.
         """
         self._sender.check()
         self._sender.flush(timeout)
 
     def close(self) -> None:
-        """Flushes with the client's timeout, then ends. Steps that were not ended are dropped.
+        """Flushes, then ends. Steps that were not ended are dropped.
 
-        Calling it again does nothing.
+        What is in memory and was not acknowledged in time goes to the spill directory, where the
+        next writer finds it, if there is one. Calling it again does nothing.
 
         Raises:
-            ReplayRingError: as `flush`. The writer is closed none the less, and what was not
-                acknowledged may be lost.
+            ReplayRingError: as `flush`. The writer is closed none the less. The message says how
+                many episodes are acknowledged, which are not, which of those lie in the spill
+                directory, and which may be lost.
         """
-        if self._closed or self._sender.foreign:
+        if self._sender.foreign or self._finalizer.detach() is None:
             return
-        self._closed = True
         self._steps.clear()
-        try:
-            self._sender.flush()
-        finally:
-            self._sender.stop()
+        self._sender.close()
 
     def _leave(self) -> None:
         """Ends the last episode, if it has steps, and closes."""
         try:
-            if len(self._steps) and not self._closed:
+            if len(self._steps) and self._finalizer.alive:
                 self.end_episode()
         finally:
             self.close()
+
+
+def _let_go(sender: Sender, steps: Steps) -> None:
+    """What happens to a writer that nobody closed, when it or the interpreter ends."""
+    sender.abandon(len(steps))

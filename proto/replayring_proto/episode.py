@@ -54,11 +54,15 @@ def check_episode(spec: BufferSpec, data: Mapping[str, Any]) -> Arrays:
             that numpy would not cast by "same_kind", integers out of range, no frames or more than
             the capacity, timestamps that are not finite or decrease.
     """
+    _check_mapping(data)
     wanted = {column.name: column for column in spec.columns}
     missing = wanted.keys() - data.keys()
-    if missing:
-        raise InvalidEpisodeError(f"the episode lacks {_names(missing)}; every column is needed")
     unknown = data.keys() - wanted.keys() - _OPTIONAL.keys()
+    if missing:
+        instead = f" (it has {_names(unknown)}, which the buffer does not hold)" if unknown else ""
+        raise InvalidEpisodeError(
+            f"the episode lacks {_names(missing)}{instead}; every column is needed"
+        )
     if unknown:
         raise InvalidEpisodeError(
             f"the episode has {_names(unknown)}, which the buffer does not hold; leave it out "
@@ -86,6 +90,7 @@ def split_episodes(spec: BufferSpec, data: Mapping[str, Any]) -> Iterator[Arrays
     Raises:
         InvalidEpisodeError: as `check_episode`, or the counts do not start and grow as said.
     """
+    _check_mapping(data)
     missing = spec.by_name.keys() - data.keys()
     if missing:
         raise InvalidEpisodeError(f"the data lacks {_names(missing)}; every column is needed")
@@ -98,6 +103,13 @@ def split_episodes(spec: BufferSpec, data: Mapping[str, Any]) -> Iterator[Arrays
     bounds = _episode_bounds(arrays.pop(INDEX), arrays.pop(EPISODE_INDEX))
     for start, end in pairwise(bounds):
         yield check_episode(spec, {name: array[start:end] for name, array in arrays.items()})
+
+
+def _check_mapping(data: Any) -> None:
+    if not isinstance(data, Mapping):
+        raise InvalidEpisodeError(
+            f"frames must be a mapping {{column: values}}, received {type(data).__name__}"
+        )
 
 
 def _episode_bounds(index: Array, episode_index: Array) -> list[int]:

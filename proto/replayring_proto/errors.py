@@ -15,6 +15,9 @@
     ├── OvertakenError           RuntimeError     writers overran this read; trying again is safe
     ├── DeadlineError            TimeoutError     the caller's time ran out
     ├── ServerUnavailableError   ConnectionError  the server cannot be reached or is stopping
+    ├── TLSError                 ConnectionError  no trusted connection: certificates do not match
+    ├── AccessDeniedError        PermissionError  the server does not let this caller do that
+    │   └── UnauthenticatedError                  it does not know the caller: no token, a wrong one
     ├── ServerError              RuntimeError     the server failed; its log has the id
     ├── ClosedError              RuntimeError     this client, buffer or writer was closed
     └── StorageError             OSError          files that cannot be trusted or used
@@ -100,6 +103,18 @@ class ServerUnavailableError(ReplayRingError, ConnectionError):
     """The server cannot be reached, or is stopping."""
 
 
+class TLSError(ReplayRingError, ConnectionError):
+    """There is a server, but no connection to it that this client can trust."""
+
+
+class AccessDeniedError(ReplayRingError, PermissionError):
+    """The server does not let this caller do that. Nothing was done."""
+
+
+class UnauthenticatedError(AccessDeniedError):
+    """The server does not know the caller: it sent no token, or one that is not valid any more."""
+
+
 class ServerError(ReplayRingError, RuntimeError):
     """The server failed in a way that is not the caller's fault; its log has the details."""
 
@@ -117,6 +132,7 @@ class DirectoryLockedError(StorageError):
 
 
 __all__ = [
+    "AccessDeniedError",
     "AlreadyExistsError",
     "ClosedError",
     "DeadlineError",
@@ -135,5 +151,7 @@ __all__ = [
     "ServerError",
     "ServerUnavailableError",
     "StorageError",
+    "TLSError",
     "ToleranceError",
+    "UnauthenticatedError",
 ]

@@ -22,9 +22,11 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from replayring_proto.errors import InvalidSpecError, StorageError
 from replayring_proto.spec import DTYPES, BufferSpec, Column
@@ -48,6 +50,8 @@ LOW_WORD, HEAD_WORD, INTENT_WORD = 0, 8, 16
 BOOT_ID_OFFSET = 256
 # In disk sectors of their own, so that writing one never harms the other.
 SLOT_OFFSETS = (1024, 2048)
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 MIN_SLACK = 64
 MAX_EPISODE_RECORDS = 1 << 16
@@ -99,6 +103,21 @@ def file_sizes(spec: BufferSpec) -> dict[str, int]:
     for name, column in stored_columns(spec).items():
         sizes[f"{COLUMNS}/{name}"] = rows * column.frame_bytes
     return sizes
+
+
+def column_rows(content: npt.NDArray[np.uint8], column: Column) -> npt.NDArray[Any]:
+    """Returns the bytes of a column's file as an array of shape (physical_rows, *shape)."""
+    return content.view(column.dtype).reshape(-1, *column.shape)
+
+
+def boot_id_of(cursor: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Returns the part of a cursor file that says since when the machine runs that serves it."""
+    return cursor[BOOT_ID_OFFSET : BOOT_ID_OFFSET + 16]
+
+
+def machine_boot_id() -> bytes:
+    """Returns 16 bytes that change whenever the machine starts; containers share its."""
+    return bytes.fromhex(_BOOT_ID.read_text().strip().replace("-", ""))
 
 
 def encode_meta(buffer_id: str, spec: BufferSpec) -> bytes:

@@ -6,9 +6,11 @@ limit and the remedy.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from replayring_proto.errors import LimitExceededError
+from replayring_proto.errors import InvalidRequestError, LimitExceededError
 
 CHUNK_BYTES = 1 << 20
 """Payload bytes of one message: large enough to be cheap, small enough for fair scheduling."""
@@ -49,10 +51,36 @@ MAX_WINDOW_OFFSETS = 4096
 MAX_CAPACITY = 1 << 40
 """Frames of one buffer. Far below 2^63, so that no sum of two indices overflows int64."""
 
+MAX_PAGE_SIZE = 256
+"""Buffers in one page of ListBuffers."""
+
+PAGE_BYTES = 1 << 20
+"""Bytes after which a page of ListBuffers ends, so that one message holds it."""
+
+
+MIN_TOKEN_LENGTH = 32
+"""Characters of a token: 128 bits, if they are hexadecimal and random."""
+
+MAX_TOKEN_LENGTH = 1024
+"""Characters of a token; the metadata of a request has 8 KiB for everything."""
+
+MAX_TOKENS = 1024
+"""Tokens of one server; each call is compared with every one of them."""
+
+HANDSHAKE_SECONDS = 10
+"""Until when a new connection must have finished its handshakes, or it is closed."""
+
+IDLE_CONNECTION_SECONDS = 3_600
+"""After which a connection without calls is closed; clients open another when they need it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerLimits:
     """Limits that a server's owner may change.
+
+    Memory that peers can make a server hold is, at most, `max_staging_bytes` for what comes in,
+    `max_sending_bytes` for what goes out, a few messages of at most 4 MiB for each of `max_calls`,
+    and the published parameters.
 
     Attributes:
         max_buffers: buffers in one data directory.
@@ -65,6 +93,24 @@ class ServerLimits:
         max_episode_bytes: bytes of one episode's pack.
         max_parameters_bytes: bytes of one published set of parameters.
         max_batches_in_flight: batches that one SampleBatch call may have asked for and not got.
+        max_staging_bytes: bytes of all packs that are being received and stored. A sender beyond it
+            is not refused: nothing of its call is read until there is room, in order of arrival.
+            Packs of 1 MiB or less are not counted and never wait. At least `max_episode_bytes`
+            and `max_parameters_bytes`.
+        max_sending_bytes: bytes of all packs that are being gathered and sent; a request beyond it
+            waits likewise. At least `max_reply_bytes`.
+        max_calls: calls in flight, health checks excepted.
+        max_watchers: WatchParameters calls with `follow` in flight.
+        max_connections: connections open at once, at most half of the process's descriptors
+            whatever this says; one beyond it is closed, and its client tries again.
+        max_streams_per_connection: calls in flight on one connection; more wait in their client.
+        stall_timeout_s: seconds that a peer may hold up a call: sending nothing of a first request
+            or of a pack that it began, or taking nothing of a reply. Then the call ends with
+            UNAVAILABLE, and an honest client tries again. Between packs a stream may rest for ever.
+        stall_patience_s: the same while others wait for the memory that the call holds, or, in
+            WatchParameters, once there is a newer version.
+        unary_timeout_s: seconds that a call of one request and one reply may take, whatever
+            deadline it has or has not.
     """
 
     max_buffers: int = 256
@@ -76,6 +122,64 @@ class ServerLimits:
     max_episode_bytes: int = 1 << 30
     max_parameters_bytes: int = 1 << 30
     max_batches_in_flight: int = 1024
+    max_staging_bytes: int = 2 << 30
+    max_sending_bytes: int = 2 << 30
+    max_calls: int = 4096
+    max_watchers: int = 1024
+    max_connections: int = 4096
+    max_streams_per_connection: int = 1024
+    stall_timeout_s: float = 60.0
+    stall_patience_s: float = 2.0
+    unary_timeout_s: float = 300.0
+
+    @classmethod
+    def of(cls, settings: Iterable[str]) -> ServerLimits:
+        """Returns the default limits with some changed.
+
+        Args:
+            settings: changes as NAME=VALUE.
+
+        Raises:
+            InvalidRequestError: there is no such limit, or no such value of it.
+        """
+        kinds = {name: type(value) for name, value in vars(cls()).items()}
+        changes = {}
+        for setting in settings:
+            name, _, value = setting.partition("=")
+            if name not in kinds:
+                raise InvalidRequestError(
+                    f"there is no limit {name!r}; there are {', '.join(kinds)}"
+                )
+            try:
+                changes[name] = kinds[name](value)
+            except ValueError:
+                raise InvalidRequestError(
+                    f"{name} is {value!r}; it must be a number"
+                    + (", whole, without a unit" if kinds[name] is int else ", in seconds")
+                ) from None
+        return cls(**changes)
+
+    def __post_init__(self) -> None:
+        """Checks that each makes sense by itself and beside the others.
+
+        Raises:
+            InvalidRequestError: one does not.
+        """
+        for name, value in vars(self).items():
+            if not 0 < value < math.inf:
+                raise InvalidRequestError(f"{name} is {value}; it must be above zero, and finite")
+        self._check_not_above("max_staging_bytes", "max_episode_bytes")
+        self._check_not_above("max_staging_bytes", "max_parameters_bytes")
+        self._check_not_above("max_sending_bytes", "max_reply_bytes")
+        self._check_not_above("stall_timeout_s", "stall_patience_s")
+
+    def _check_not_above(self, whole: str, part: str) -> None:
+        most, one = getattr(self, whole), getattr(self, part)
+        if one > most:
+            raise InvalidRequestError(
+                f"{whole} is {most:,}, below {part}, which is {one:,}; raise {whole}, or lower "
+                f"{part}"
+            )
 
 
 def check_limit(received: int, limit: int, what: str, remedy: str) -> None:

@@ -41,6 +41,7 @@ class BufferInfo:
         physical_rows: rows of each column file.
         disk_bytes: bytes reserved on disk.
         path: the buffer's directory on the server's machine.
+        same_host: whether the client that asked reads frames straight from these files.
     """
 
     name: str
@@ -53,6 +54,7 @@ class BufferInfo:
     physical_rows: int
     disk_bytes: int
     path: str
+    same_host: bool = False
 
     @property
     def num_frames(self) -> int:

@@ -52,17 +52,25 @@ class PackLayout:
         nbytes: length of the body.
     """
 
-    __slots__ = ("_header", "nbytes", "offsets", "tensors")
+    __slots__ = ("_gaps", "_header", "_places", "nbytes", "offsets", "tensors")
 
     def __init__(self, tensors: Iterable[TensorSpec]) -> None:
         self.tensors = tuple(tensors)
-        offsets, end = [], 0
+        offsets, gaps, end = [], [], 0
         for tensor in self.tensors:
             start = -(-end // ALIGNMENT) * ALIGNMENT
             offsets.append(start)
+            if end < start:
+                gaps.append(slice(end, start))
             end = start + tensor.nbytes
         self.offsets = tuple(offsets)
         self.nbytes = end
+        # Packs of one form are made thousands of times a second: what they share is kept ready.
+        self._gaps = tuple(gaps)
+        self._places = tuple(
+            (tensor.name, tensor.shape, tensor.dtype, start)
+            for tensor, start in zip(self.tensors, offsets, strict=True)
+        )
         self._header: bytes | None = None
 
     def header(self) -> bytes:
@@ -79,18 +87,14 @@ class PackLayout:
     def views(self, body: Bytes) -> dict[str, npt.NDArray[Any]]:
         """Returns one array per tensor, each a view of `body`."""
         return {
-            tensor.name: body[start : start + tensor.nbytes]
-            .view(tensor.dtype)
-            .reshape(tensor.shape)
-            for tensor, start in zip(self.tensors, self.offsets, strict=True)
+            name: np.ndarray(shape, dtype, body, start)
+            for name, shape, dtype, start in self._places
         }
 
     def clear_gaps(self, body: Bytes) -> None:
         """Zeroes the bytes between tensors, so that no stale memory leaves the process."""
-        end = 0
-        for tensor, start in zip(self.tensors, self.offsets, strict=True):
-            body[end:start] = 0
-            end = start + tensor.nbytes
+        for gap in self._gaps:
+            body[gap] = 0
 
 
 class Pack:
@@ -166,7 +170,7 @@ class PackAssembler:
 def aligned_empty(nbytes: int) -> Bytes:
     """Returns uninitialised bytes beginning at a multiple of 64."""
     raw = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
+    start = -raw.__array_interface__["data"][0] % ALIGNMENT
     return raw[start : start + nbytes]
 
 
@@ -224,6 +228,8 @@ def tensor_specs(columns: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]]) 
 
 
 def _tensor_of(name: str, array: npt.NDArray[Any]) -> TensorSpec:
+    if not isinstance(name, str):
+        raise InvalidRequestError(f"names must be strings, received {name!r:.60}")
     if array.dtype.name not in DTYPES:
         raise InvalidRequestError(
             f"{name!r} has dtype {array.dtype}, which cannot be sent; use one of "

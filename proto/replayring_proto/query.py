@@ -13,7 +13,7 @@ from typing import Any
 from replayring_proto import limits
 from replayring_proto.errors import InvalidRequestError, InvalidSpecError
 from replayring_proto.limits import check_limit
-from replayring_proto.spec import BufferSpec
+from replayring_proto.spec import BufferSpec, real
 
 Offsets = Mapping[str, Sequence[float]]
 
@@ -67,8 +67,14 @@ class View:
         """
         if isinstance(keys, str):
             raise InvalidSpecError(f"keys must be a list of column names, received {keys!r}")
+        for offsets in (delta_timestamps, delta_indices):
+            if offsets is not None and not isinstance(offsets, Mapping):
+                raise InvalidSpecError(
+                    "windows must be a mapping {key: [offset, ...]}, received "
+                    f"{type(offsets).__name__}"
+                )
         windows = [
-            Window(key, seconds=tuple(_numbers(float, key, values)))
+            Window(key, seconds=tuple(_numbers(real, key, values)))
             for key, values in (delta_timestamps or {}).items()
         ]
         windows += [
@@ -97,8 +103,10 @@ class View:
                 )
             seen.add(window.key)
         tolerance = self.tolerance_s
-        if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
-            raise InvalidSpecError(f"tolerance_s is {tolerance}; it must be finite and at least 0")
+        if tolerance is not None and not _is_tolerance(tolerance):
+            raise InvalidSpecError(
+                f"tolerance_s is {tolerance!r}; it must be finite and at least 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,13 @@ def _check_window(window: Window, spec: BufferSpec) -> None:
         raise InvalidSpecError(f"an offset in the window of {window.key!r} is not finite")
 
 
+def _is_tolerance(value: Any) -> bool:
+    try:
+        return math.isfinite(real(value)) and value >= 0
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
 def _numbers(kind: Any, key: str, values: Iterable[Any]) -> Iterable[Any]:
     try:
         return [kind(value) for value in values]
@@ -165,7 +180,7 @@ def _numbers(kind: Any, key: str, values: Iterable[Any]) -> Iterable[Any]:
 
 
 def _whole(value: Any) -> int:
-    whole = int(value)
+    whole = int(real(value))
     if whole != value:
         raise ValueError(f"offset {value!r} is not a whole number of frames")
     return whole

@@ -5,6 +5,7 @@ Owns the allowlists of dtypes and names. Knows nothing of files, messages or rin
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -141,6 +142,12 @@ class BufferSpec:
                 f"durability is {self.durability!r}; it must be one of {', '.join(DURABILITIES)}"
             )
 
+    def __str__(self) -> str:
+        columns = ", ".join(f"{c.name} {c.dtype.name} {c.shape}" for c in self.columns)
+        return (
+            f"({columns}; capacity {self.capacity:,}, fps {self.fps}, durability {self.durability})"
+        )
+
     @cached_property
     def by_name(self) -> dict[str, Column]:
         """All columns, preset ones included, by name and in the order of names."""
@@ -169,8 +176,11 @@ class BufferSpec:
         try:
             return self.by_name[name]
         except KeyError:
+            near = difflib.get_close_matches(str(name)[:140], self.by_name, 1)
             raise InvalidSpecError(
-                f"there is no column {str(name)[:140]!r}; the columns are {', '.join(self.by_name)}"
+                f"there is no column {str(name)[:140]!r}; "
+                + (f"did you mean {near[0]!r}? " if near else "")
+                + f"the columns are {', '.join(self.by_name)}"
             ) from None
 
     @classmethod
@@ -203,7 +213,10 @@ def _column_of(name: str, entry: Mapping[str, Any]) -> Column:
             f"column {name!r} needs {{'shape': (...), 'dtype': ...}}, received {entry!r:.100}"
         )
     try:
-        dtype_name = np.dtype(entry["dtype"]).name
+        dtype = entry["dtype"]
+        if type(dtype).__module__ == "torch":  # whose dtypes are called as numpy's are
+            dtype = str(dtype).removeprefix("torch.")
+        dtype_name = np.dtype(dtype).name
         shape = tuple(_integer(axis, f"an axis of {name!r}") for axis in entry["shape"])
     except TypeError as error:
         raise InvalidSpecError(
@@ -214,17 +227,27 @@ def _column_of(name: str, entry: Mapping[str, Any]) -> Column:
 
 
 def _integer(value: Any, what: str) -> int:
-    try:
-        return int(value.__index__())
-    except AttributeError:
-        raise InvalidSpecError(f"{what} must be an integer, received {value!r:.60}") from None
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InvalidSpecError(f"{what} must be an integer, received {value!r:.60}")
+    return int(value.__index__())
 
 
 def _rate(value: Any) -> float:
     try:
-        return float(value)
+        return real(value)
     except (TypeError, ValueError, OverflowError):
         raise InvalidSpecError(f"fps must be a number, received {value!r:.60}") from None
+
+
+def real(value: Any) -> float:
+    """Returns a number as a float. A string or a bool is none, although `float` would take it.
+
+    Raises:
+        TypeError, ValueError, OverflowError: it is no number.
+    """
+    if isinstance(value, (str, bytes, bool, np.bool_)):
+        raise TypeError(f"{value!r:.60} is no number")
+    return float(value)
 
 
 def _check_columns(columns: Iterable[Column]) -> None:

@@ -38,6 +38,8 @@ _CODES: dict[type[ReplayRingError], grpc.StatusCode] = {
     errors.DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.ServerUnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.StorageError: grpc.StatusCode.DATA_LOSS,
+    errors.AccessDeniedError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     errors.ServerError: grpc.StatusCode.INTERNAL,
 }
 

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from replayring_proto.errors import StorageError
-from replayring_proto.limits import MAX_MESSAGE_BYTES
+from replayring_proto.limits import (
+    HANDSHAKE_SECONDS,
+    IDLE_CONNECTION_SECONDS,
+    MAX_MESSAGE_BYTES,
+)
 from replayring_server.engine import Store
+from replayring_server.security.authorisation import Authorisation
+from replayring_server.security.certificates import Certificates
+from replayring_server.security.tokens import Tokens
 from replayring_server.service.boundary import SERVICE
 from replayring_server.service.replay_service import ReplayService
+
+logger = logging.getLogger(__name__)
 
 _OPTIONS: list[tuple[str, int]] = [
     # On by default, it would let a second server take half of the connections, unseen.
@@ -25,12 +35,31 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+    # Whoever connects and says nothing, or not enough, is not waited for.
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
+    ("grpc.max_connection_idle_ms", IDLE_CONNECTION_SECONDS * 1000),
     # Connections move on now and then, so that a balancer or a new address gets its turn. Clients
     # reconnect by themselves.
     ("grpc.max_connection_age_ms", 12 * 3_600_000),
     ("grpc.max_connection_age_grace_ms", 300_000),
 ]
+
+_MAX_PROBES = 16
+"""Connections of the health address."""
+
+
+def _max_connections(limit: int) -> int:
+    """Returns how many connections to take: each holds a descriptor, as each mapped column does."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+    if allowed < limit:
+        logger.warning(
+            "taking %d connections at most, not %d: that is half of the descriptors that the "
+            "system allows (ulimit -n)",
+            allowed,
+            limit,
+        )
+    return min(limit, allowed)
 
 
 def _not_a_vanished_peer(record: logging.LogRecord) -> bool:
@@ -44,37 +73,72 @@ def _not_a_vanished_peer(record: logging.LogRecord) -> bool:
 class Server:
     """A gRPC server over one store. Belongs to one event loop; does not close the store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(
+        self,
+        store: Store,
+        certificates: Certificates | None = None,
+        tokens: Tokens | None = None,
+    ) -> None:
+        """Prepares a server.
+
+        Args:
+            store: what it serves.
+            certificates: makes it speak TLS, and nothing else.
+            tokens: makes it ask its callers for one, except for its health.
+        """
         self._store = store
+        self._certificates = certificates
+        self._authorisation = Authorisation(tokens)
         logging.getLogger("grpc._cython.cygrpc").addFilter(_not_a_vanished_peer)
-        self._service = ReplayService(store)
+        self._service = ReplayService(store, self._authorisation)
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
-        self._grpc = grpc.aio.server(options=_OPTIONS)
+        self._grpc = _grpc_server(
+            max_connections=_max_connections(store.limits.max_connections),
+            max_streams=store.limits.max_streams_per_connection,
+        )
         self._grpc.add_generic_rpc_handlers((self._service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        self._probes: grpc.aio.Server | None = None
 
-    async def start(self, host: str, port: int) -> int:
+    async def start(self, host: str, port: int, probes: tuple[str, int] | None = None) -> int:
         """Starts listening and returns the port, which the system chose if `port` is 0.
 
+        Args:
+            host: where to listen.
+            port: where to listen.
+            probes: host and port of another address, which answers the health service alone and
+                without TLS: orchestrators' probes speak none.
+
         Raises:
-            StorageError: the address cannot be listened on.
+            StorageError: an address cannot be listened on.
         """
-        try:
-            bound = self._grpc.add_insecure_port(f"{host}:{port}")
-        except RuntimeError as error:
-            raise StorageError(
-                f"cannot listen on {host}:{port} ({error}); is another server using it?"
-            ) from None
+        credentials = self._certificates.credentials() if self._certificates else None
+        bound = _listen(self._grpc, host, port, credentials)
+        if probes is not None:
+            self._probes = _grpc_server(max_connections=_MAX_PROBES, max_streams=_MAX_PROBES)
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
+            logger.info("health on %s:%d", probes[0], _listen(self._probes, *probes))
+            await self._probes.start()
         await self._grpc.start()
         self._store.lock.describe(f"pid {os.getpid()}, {host}:{bound}")
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return bound
+
+    def reload_tokens(self) -> None:
+        """Reads the tokens again, and ends calls whose token is gone or worth less now.
+
+        Raises:
+            StorageError, InvalidRequestError: it cannot be done; all stays as it was.
+        """
+        self._authorisation.reload()
 
     async def stop(self, grace_s: float) -> None:
         """Stops: says so, ends calls that wait, lets those at work finish for `grace_s` seconds."""
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._service.stop_waiting()
         await self._grpc.stop(grace_s)
+        if self._probes is not None:
+            await self._probes.stop(0)
         self._service.close()
 
     async def wait(self) -> None:
@@ -84,3 +148,30 @@ class Server:
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", SERVICE):
             await self._health.set(service, status)
+
+
+def _grpc_server(*, max_connections: int, max_streams: int) -> grpc.aio.Server:
+    return grpc.aio.server(
+        options=[
+            *_OPTIONS,
+            ("grpc.max_allowed_incoming_connections", max_connections),
+            ("grpc.max_concurrent_streams", max_streams),
+        ]
+    )
+
+
+def _listen(
+    server: grpc.aio.Server,
+    host: str,
+    port: int,
+    credentials: grpc.ServerCredentials | None = None,
+) -> int:
+    address = f"{host}:{port}"
+    try:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise StorageError(
+            f"cannot listen on {address} ({error}); is another server using it?"
+        ) from None

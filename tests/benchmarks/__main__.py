@@ -99,7 +99,11 @@ class Benchmark:
                     "bench", workload.data_spec, workload.capacity, fps=30
                 )
                 fill(buffer, workload, workload.capacity)
-            for roles in (["insert"], ["insert"] * 4, ["sample"], ["sample"] * 2, ["sample_one"]):
+            for roles in (
+                *(["insert"], ["insert"] * 4),
+                *(["sample"], ["sample"] * 2, ["sample_one"]),
+                *(["sample_files"], ["sample_files"] * 2, ["sample_one_files"]),
+            ):
                 self.load(address, "bench", workload, roles)
             self.load(address, "bench", workload, ["insert", "sample"])
         gathered = gather_per_second(folder / "bench", workload, self.seconds)

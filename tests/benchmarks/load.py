@@ -1,6 +1,8 @@
 """One process of load: says that it is ready, waits to be told to go, prints what it did.
 
 python -m tests.benchmarks.load ROLE ADDRESS BUFFER WORKLOAD SECONDS
+
+A role that ends with `_files` reads from the server's files, all others over the wire.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ def insert(buffer: replayring.Buffer, workload: Workload) -> Iterator[Step]:
 @contextmanager
 def sample(buffer: replayring.Buffer, workload: Workload) -> Iterator[Step]:
     """Samples a stream of batches; counts frames, or windows."""
-    with buffer.sample_stream(workload.batch_size, in_flight=4, **workload.sampling) as stream:
+    with buffer.sample_stream(workload.batch_size, **workload.sampling) as stream:
 
         def step() -> int:
             next(stream)
@@ -72,6 +74,7 @@ def echo(address: str, size: int, frames: int) -> Iterator[Step]:
         replies.cancel()
 
 
+FILES = "_files"
 ROLES = {"insert": insert, "sample": sample, "sample_one": sample_one}
 
 
@@ -104,8 +107,8 @@ def main() -> None:
             print(json.dumps(run(step, float(seconds))), flush=True)
         return
     with (
-        replayring.connect(address, timeout=60) as client,
-        ROLES[role](client.buffer(name), workload) as step,
+        replayring.connect(address, timeout=60, same_host=role.endswith(FILES)) as client,
+        ROLES[role.removesuffix(FILES)](client.buffer(name), workload) as step,
     ):
         result = run(step, float(seconds))
     print(json.dumps(result), flush=True)

@@ -21,7 +21,8 @@ CAPACITY = 1000
 @pytest.fixture(scope="session")
 def core_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server process that lives as long as the test session."""
-    with ServerProcess(tmp_path_factory.mktemp("core") / "data") as server:
+    data = tmp_path_factory.mktemp("core") / "data"
+    with ServerProcess(data, "--limit", "max_buffers=5000") as server:
         yield server.address
         assert server.running(), server.log_text()
         assert "Traceback" not in server.log_text(), server.log_text()

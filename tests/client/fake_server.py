@@ -67,7 +67,11 @@ class FakeServer:
             "GetBuffer": deque([answer(buffer_reply())]),
             "Check": deque([answer(b"\x08\x01")]),
         }
-        self._server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
+        options = [
+            ("grpc.so_reuseport", 0),
+            ("grpc.http2.min_ping_interval_without_data_ms", 1_000),  # as the real one has it
+        ]
+        self._server = grpc.server(ThreadPoolExecutor(16), options=options)
         self._server.add_generic_rpc_handlers((_Handler(self._run),))
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()

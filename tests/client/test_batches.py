@@ -373,7 +373,7 @@ def test_arguments_are_checked_at_once(make_buffer: MakeBuffer, arguments: dict[
 
 @pytest.mark.parametrize("name", ["batch_size", "drop_n_last_frames", "min_frames", "seed"])
 def test_fractions_are_no_counts(name: str) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(InvalidRequestError, match=f"{name} is 1.5"):
         BatchDataset(make_naive(), **{"batch_size": 4, name: 1.5})
 
 

@@ -148,8 +148,8 @@ class TestRetries:
         back_off = _patience.BackOff()
         delays: list[Any] = [back_off.delay() for _ in range(40)]
         assert [low for low, _ in delays] == [0] * 40
-        assert [high for _, high in delays[:7]] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0]
-        assert {high for _, high in delays[6:]} == {2.0}
+        assert [high for _, high in delays[:5]] == [0.05, 0.1, 0.2, 0.4, 0.5]
+        assert {high for _, high in delays[4:]} == {0.5}
         back_off.reset()
         assert back_off.delay() == (0, 0.05)
 

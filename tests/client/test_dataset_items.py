@@ -46,6 +46,22 @@ def test_empty_buffer(make_buffer: MakeBuffer) -> None:
             dataset.__getitems__([position])
 
 
+def test_an_index_is_a_frame_and_a_position_a_place(make_buffer: MakeBuffer) -> None:
+    dataset = RemoteDataset(make_buffer(capacity=10), delta_indices={"state": [0, 1]})
+    dataset.add_data(rollout(10))
+    seen = dataset[2]
+    same = dataset.by_index([7, int(seen["index"])])
+    assert same["index"].tolist() == [7, 2]
+    assert torch.equal(same["state"][1], seen["state"])
+    assert same["state_is_pad"].shape == (2, 2)
+    dataset.add_data(rollout(5))
+    assert dataset[2]["index"] == 12, "the place has another frame"
+    with pytest.raises(IndexError, match=r"\b2\b"):
+        dataset.by_index([12, 2])
+    with pytest.raises(TypeError):
+        dataset.by_index([1.5])  # type: ignore[list-item]
+
+
 def test_counts_and_spec_follow_the_buffer(make_buffer: MakeBuffer) -> None:
     dataset = RemoteDataset(make_buffer(capacity=10))
     assert dataset.fps == 10.0

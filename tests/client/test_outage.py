@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -138,6 +139,33 @@ def test_a_writer_outlives_an_outage_that_calls_do_not(mortal: Mortal) -> None:
         assert buffer.info(timeout=30).num_episodes == 5
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_retry_is_recognised_long_after_its_frames_are_gone(
+    restarted: bool, mortal: Mortal
+) -> None:
+    with replayring.connect(mortal.address) as client:
+        buffer = client.create_buffer("b", SPEC, 100)
+        with buffer.writer(writer_id="me") as writer:
+            assert writer.add_episode(EPISODE) == 1
+        buffer.add_episodes([EPISODE] * 10)
+        assert buffer.info().oldest_index > 50
+        if restarted:
+            mortal.down("kill")
+            mortal.up()
+        with buffer.writer(writer_id="me") as writer:
+            writer.add_episode(EPISODE)
+            writer.flush()
+            acknowledgement = writer.last_acknowledgement
+        assert acknowledgement == replayring.Acknowledgement(1, 0, 0, 50, True)
+        other = {**EPISODE, "reward": np.ones(50)}
+        with (
+            pytest.raises(replayring.SequenceReusedError, match="used sequence 1 before"),
+            buffer.writer(writer_id="me") as writer,
+        ):
+            writer.add_episode(other)
+        assert buffer.info().next_episode_index == 11
+
+
 def test_a_frozen_server_is_unavailable(mortal: Mortal) -> None:
     with replayring.connect(mortal.address, timeout=30) as client:
         buffer = client.create_buffer("b", SPEC, 1000)
@@ -149,3 +177,61 @@ def test_a_frozen_server_is_unavailable(mortal: Mortal) -> None:
         finally:
             mortal.signal(signal.SIGCONT)
         assert buffer.sample(4)["index"].shape == (4,)
+
+
+@pytest.mark.timeout(200)
+def test_five_seconds_of_a_frozen_server_are_nobodys_error(mortal: Mortal) -> None:
+    """As the default settings have it; the client gives its connections up after four."""
+    client = replayring.connect(mortal.address)
+    buffer = client.create_buffer("b", SPEC, 100_000, fps=10)
+    buffer.add_episode(EPISODE)
+    client.publish("p", {"w": [0]})
+    done: dict[str, float] = {}
+    errors: list[str] = []
+    stop = threading.Event()
+    versions = client.watch("p")
+
+    with (
+        buffer.writer(max_in_flight_bytes=1) as writer,
+        buffer.sample_stream(8) as stream,
+        replayring.BatchDataset(buffer, 8) as dataset,
+    ):
+        batches, items = iter(dataset), replayring.RemoteDataset(buffer)
+        uses: dict[str, Callable[[], object]] = {
+            "writer": lambda: writer.add_episode(EPISODE),
+            "stream": lambda: next(stream),
+            "dataset": lambda: next(batches),
+            "items": lambda: items[0],
+            "watch": lambda: (client.publish("p", {"w": [0]}), next(versions)),
+            "add": lambda: buffer.add_episode(EPISODE),
+        }
+
+        def repeat(name: str) -> None:
+            try:
+                while not stop.is_set():
+                    uses[name]()
+                    done[name] = time.monotonic()
+            except BaseException as error:
+                errors.append(f"{name}: {error!r}")
+
+        threads = [threading.Thread(target=repeat, args=(name,)) for name in uses]
+        for thread in threads:
+            thread.start()
+        try:
+            eventually(lambda: errors or len(done) == len(uses), "all have begun")
+            mortal.signal(signal.SIGSTOP)
+            time.sleep(5)  # the time is what is tested
+            mortal.signal(signal.SIGCONT)
+            thawed = time.monotonic()
+            eventually(lambda: errors or all(at > thawed for at in done.values()), "all carry on")
+        finally:
+            mortal.signal(signal.SIGCONT)
+            stop.set()
+            for thread in threads:
+                thread.join(60)
+        assert errors == []
+        writer.flush()
+        assert writer.pending == []
+    columns = buffer.read_columns(["frame_index"])
+    assert len(columns["frame_index"]) == 50 * buffer.info().num_episodes
+    client.close()

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,15 +16,27 @@ import pytest
 
 import replayring
 from replayring_proto import errors
+from replayring_proto.ring import UniformSampler
 from replayring_proto.v1 import replay_pb2
-from tests.client.fake_server import FakeServer, batch_reply, error, fail, silence, status
-from tests.support import eventually
+from tests.client.fake_server import (
+    FakeServer,
+    batch_reply,
+    error,
+    fail,
+    pack_reply,
+    silence,
+    status,
+)
+from tests.support import LocalServer, eventually
 
 pytestmark = [
     pytest.mark.usefixtures("no_threads_left"),
     # Python 3.12 and later warn of what the fork gate is there for.
     pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning"),
 ]
+
+
+TWO_BATCHES = replay_pb2.SampleBatchResponse(next_index=6, batches=2).SerializeToString()
 
 
 class Batches:
@@ -113,6 +126,26 @@ class TestRealServer:
             fresh = next(batch for batch in stream if stream.next_index == 55)
             assert fresh["index"].max() >= 5
 
+    def test_frames_that_come_during_a_draw_do_not_make_it_fresher(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        draw = UniformSampler.batch
+        with LocalServer(tmp_path / "data") as server:
+
+            def interrupted(sampler: UniformSampler, *args: Any, **kwargs: Any) -> Any:
+                pack = draw(sampler, *args, **kwargs)
+                server.store.get("b").append({"x": np.zeros(50)})
+                return pack
+
+            monkeypatch.setattr(UniformSampler, "batch", interrupted)
+            with replayring.connect(server.address) as client:
+                spec = {"x": {"shape": (), "dtype": "float32"}}
+                buffer = client.create_buffer("b", spec, 1000)
+                buffer.add_episode({"x": np.zeros(5)})
+                with buffer.sample_stream(64, in_flight=1, keys=["x"]) as stream:
+                    assert next(stream)["index"].max() < 5
+                    assert stream.next_index == 5
+
     def test_a_buffer_that_is_deleted(self, buffer: replayring.Buffer) -> None:
         buffer.add_episode({"state": np.zeros((5, 2)), "reward": np.zeros(5)})
         with buffer.sample_stream(4) as stream:
@@ -132,20 +165,54 @@ def _next_or_none(stream: replayring.SampleStream) -> Any:
 
 
 class TestInFlight:
-    @pytest.mark.parametrize("in_flight", [1, 4])
+    @pytest.mark.parametrize(("in_flight", "group"), [(1, 1), (2, 1), (3, 1), (4, 2), (9, 4)])
     def test_never_more_than_asked_for(
-        self, in_flight: int, fake: FakeServer, fake_buffer: replayring.Buffer
+        self, in_flight: int, group: int, fake: FakeServer, fake_buffer: replayring.Buffer
     ) -> None:
+        """Half as many as are in flight are asked for when as many were taken, in one request."""
         batches = Batches()
         fake.script("SampleBatch", batches)
         with fake_buffer.sample_stream(1, in_flight=in_flight) as stream:
             for taken in range(10):
-                eventually(lambda: batches.sent == taken + in_flight, "as many as wanted come")  # noqa: B023
-                assert batches.asked == taken + in_flight
+                wanted = in_flight + taken // group * group
+                eventually(lambda: batches.sent == wanted, "as many as wanted come")  # noqa: B023
+                assert batches.asked == wanted
                 assert number(next(stream)) == taken + 1
                 assert stream.next_index == taken + 1
         assert fake.calls["SampleBatch"] == 1
         assert all(not request.HasField("spec") for request in batches.requests[1:])
+        assert batches.requests[0].spec.batches_per_pack == group
+
+    def test_batches_that_came_together_are_taken_one_by_one(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        def pair(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+            next(requests)
+            yield from pack_reply({"index": np.arange(6)}, TWO_BATCHES)
+
+        fake.script("SampleBatch", pair)
+        with fake_buffer.sample_stream(3) as stream:
+            first, second = next(stream), next(stream)
+        assert first["index"].tolist() == [0, 1, 2]
+        assert second["index"].tolist() == [3, 4, 5]
+        first["index"][:] = 7
+        assert second["index"].tolist() == [3, 4, 5]
+
+    @pytest.mark.parametrize("lengths", [(6, 4), (5, 5), (1, 1)])
+    def test_batches_that_cannot_be_told_apart_are_refused(
+        self, lengths: tuple[int, int], fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        def uneven(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+            next(requests)
+            arrays = {name: np.arange(length) for name, length in zip("ab", lengths, strict=True)}
+            yield from pack_reply(arrays, TWO_BATCHES)
+
+        fake.script("SampleBatch", uneven)
+        with (
+            fake_buffer.sample_stream(3) as stream,
+            pytest.raises(replayring.MalformedMessageError, match="2 batches"),
+        ):
+            next(stream)
 
     @pytest.mark.parametrize("in_flight", [0, -1])
     def test_is_above_zero(self, in_flight: int, fake_buffer: replayring.Buffer) -> None:

@@ -16,7 +16,8 @@ _numbers = itertools.count()
 @pytest.fixture(scope="package")
 def contract_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server for those transports that need one."""
-    with ServerProcess(tmp_path_factory.mktemp("contract") / "data") as server:
+    data = tmp_path_factory.mktemp("contract") / "data"
+    with ServerProcess(data, "--limit", "max_buffers=5000") as server:
         yield server
         assert server.stop() == 0
         assert "Traceback" not in server.log_text(), server.log_text()

@@ -28,6 +28,8 @@ from replayring_proto.query import SampleQuery, View
 from replayring_proto.ring import NothingEligible, Plan, UniformSampler
 from replayring_proto.spec import BufferSpec
 from replayring_server.engine import Buffer, Store
+from tests.certificates import WRITE, Authority, token_file
+from tests.support import ServerProcess
 from tests.wire import Refused, Wire
 
 Arrays = dict[str, np.ndarray]
@@ -287,9 +289,35 @@ def client(address: str, folder: Path) -> Iterator[Transport]:
         yield ClientTransport(connected)
 
 
+@contextmanager
+def same_host(address: str, folder: Path) -> Iterator[Transport]:
+    """`replayring.connect`, to read from the files of the server at an address."""
+    with replayring.connect(address, same_host=True) as connected:
+        yield ClientTransport(connected)
+
+
+@contextmanager
+def secure(address: str, folder: Path) -> Iterator[Transport]:
+    """The same over mutual TLS and with a token, to a server of its own."""
+    authority = Authority(folder.parent / "authority")
+    tokens = token_file(folder.parent / "tokens")
+    flags = ["--tls-client-ca", str(authority.cert), "--token-file", str(tokens)]
+    with (
+        ServerProcess(folder, *authority.issue().flags, *flags) as server,
+        replayring.connect(
+            server.address, tls=authority.tls(authority.issue("DNS:client")), token=WRITE
+        ) as connected,
+    ):
+        yield ClientTransport(connected)
+        assert server.stop() == 0
+        assert "Traceback" not in server.log_text(), server.log_text()
+
+
 TRANSPORTS: dict[str, Callable[[str, Path], AbstractContextManager[Transport]]] = {
     "engine": engine,
     "wire": wire,
     "client": client,
+    "same host": same_host,
+    "secure": secure,
 }
 """Each is given a running server's address, and an empty folder for what it keeps itself."""

@@ -27,6 +27,12 @@ def docker(*arguments: str, timeout: float = 60) -> str:
     return done.stdout.strip()
 
 
+def docker_log(container: str) -> str:
+    """Returns all that a container has written."""
+    done = subprocess.run(["docker", "logs", container], capture_output=True, text=True, timeout=60)
+    return done.stdout + done.stderr
+
+
 @pytest.fixture(scope="session")
 def docker_engine() -> None:
     """Makes sure that an engine answers."""
@@ -45,9 +51,9 @@ def docker_engine() -> None:
 @pytest.fixture(scope="session")
 def server_image(docker_engine: None) -> str:
     """Builds the server's image."""
-    tag = "replayring-server:test"
-    docker("build", "-q", "-f", "docker/server.Dockerfile", "-t", tag, str(ROOT), timeout=600)
-    return tag
+    dockerfile, tag = str(ROOT / "docker" / "server.Dockerfile"), "replayring-server:test"
+    # Its id, and not the tag: another tree's tests may build at the same time.
+    return docker("build", "-q", "-f", dockerfile, "-t", tag, str(ROOT), timeout=600)
 
 
 @pytest.fixture

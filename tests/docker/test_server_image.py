@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import replayring
-from tests.docker.conftest import docker
+from tests.certificates import WRITE, Authority, token_file
+from tests.docker.conftest import docker, docker_log
+from tests.support import eventually
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -19,15 +24,19 @@ HARDENED = (
 SPEC = {"observation": {"shape": (3,), "dtype": np.dtype("float32")}}
 
 
-def connect(container: str) -> replayring.Client:
+def connect(container: str, **security: Any) -> replayring.Client:
     address = docker("port", container, "50051/tcp").splitlines()[0]
-    return replayring.connect(address, timeout=60)
+    return replayring.connect(address, timeout=60, **security)
+
+
+def health_of(container: str) -> str:
+    return docker("inspect", "--format", "{{.State.Health.Status}}", container)
 
 
 def test_hardened_container_serves_and_keeps_what_it_acknowledged_over_a_kill(
     server_image: str, run_container: Callable[..., str]
 ) -> None:
-    container = run_container(*HARDENED, server_image)
+    container = run_container(*HARDENED, server_image, "--insecure")
     frames = np.arange(30, dtype=np.float32).reshape(10, 3)
     with connect(container) as client:
         buffer = client.create_buffer("online", SPEC, capacity=100, fps=10)
@@ -44,19 +53,51 @@ def test_hardened_container_serves_and_keeps_what_it_acknowledged_over_a_kill(
 def test_health_command_of_the_image_says_serving(
     server_image: str, run_container: Callable[..., str]
 ) -> None:
-    container = run_container(*HARDENED, server_image)
+    container = run_container(*HARDENED, server_image, "--insecure")
     with connect(container) as client:
         client.buffers()
     said = docker("exec", container, "replayring", "health", "127.0.0.1:50051")
     assert said == "127.0.0.1:50051: SERVING"
-    check = docker("inspect", "--format", "{{json .Config.Healthcheck.Test}}", server_image)
-    assert check == '["CMD","replayring","health","127.0.0.1:50051"]'
+    eventually(lambda: health_of(container) == "healthy", "the engine says so too")
+
+
+def test_container_without_flags_says_what_it_wants(
+    server_image: str, run_container: Callable[..., str]
+) -> None:
+    container = run_container(*HARDENED, server_image)
+    assert docker("wait", container) == "1"
+    said = docker_log(container)
+    for words in ("0.0.0.0:50051 can be reached", "--tls-cert", "--token-file", "--insecure"):
+        assert words in said
+
+
+def test_container_with_tls_and_tokens_serves_and_is_healthy(
+    server_image: str, run_container: Callable[..., str], tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path / "authority")
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    pair, tokens = authority.issue(), token_file(folder / "tokens")
+    for path, name in ((pair.cert, "server.pem"), (pair.key, "server.key")):
+        shutil.copy(path, folder / name)
+    for path in (folder, *folder.iterdir()):  # the container's user is another than this one
+        path.chmod(0o755)
+    tls = ["--tls-cert", "/secrets/server.pem", "--tls-key", "/secrets/server.key"]
+    container = run_container(
+        *(*HARDENED, "--volume", f"{folder}:/secrets:ro", server_image),
+        *(*tls, "--token-file", f"/secrets/{tokens.name}"),
+    )
+    with connect(container, tls=authority.tls(), token=WRITE) as client:
+        client.create_buffer("online", SPEC, capacity=100)
+    with connect(container, tls=authority.tls()) as client, pytest.raises(PermissionError):
+        client.buffers()
+    eventually(lambda: health_of(container) == "healthy", "the engine says so")
 
 
 def test_server_stops_cleanly_on_docker_stop(
     server_image: str, run_container: Callable[..., str]
 ) -> None:
-    container = run_container(*HARDENED, server_image)
+    container = run_container(*HARDENED, server_image, "--insecure")
     with connect(container) as client:
         client.buffers()
     docker("stop", container)
@@ -66,7 +107,7 @@ def test_server_stops_cleanly_on_docker_stop(
 def test_image_runs_as_nobody_in_particular_and_has_no_torch(
     server_image: str, run_container: Callable[..., str]
 ) -> None:
-    container = run_container(*HARDENED, server_image)
+    container = run_container(*HARDENED, server_image, "--insecure")
     assert docker("exec", container, "id", "-u") == "10001"
     packages = docker("exec", container, "pip", "list", "--format", "freeze")
     assert "grpcio==" in packages

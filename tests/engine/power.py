@@ -10,13 +10,15 @@ from __future__ import annotations
 import random
 import shutil
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from replayring_proto import layout
 from replayring_proto.layout import CURSOR
-from replayring_server.engine import cursor, files
+from replayring_server.engine import files
 
 SECTOR = 512
 CURSOR_GRAIN = 16
@@ -36,6 +38,7 @@ class PowerDisk:
         self._synced: dict[Path, bytes] = {}
         self._since: defaultdict[Path, list[bytes]] = defaultdict(list)
         self._monkeypatch = monkeypatch
+        self._folder = Path()
         monkeypatch.setattr(files, "sync_file", self._sync)
         self._boots = 0
         self.restart_machine()
@@ -44,7 +47,7 @@ class PowerDisk:
         """Gives the machine a new boot id."""
         self._boots += 1
         boot_id = self._boots.to_bytes(16, "big")
-        self._monkeypatch.setattr(cursor, "machine_boot_id", lambda: boot_id)
+        self._monkeypatch.setattr(layout, "machine_boot_id", lambda: boot_id)
 
     def pass_moment(self) -> None:
         """Notes what lies in every file now: the kernel might write it back at this moment."""
@@ -74,6 +77,15 @@ class PowerDisk:
             if path.is_file() and path.suffix != ".json"
         }
         self._since.clear()
+
+    @contextmanager
+    def watching(self, folder: Path, watcher: Callable[[], None]) -> Iterator[None]:
+        """Takes what a loss has left in `folder` in place of the files watched before, for now."""
+        outer = self._folder, self._synced, self._since, self.watcher
+        self._since, self.watcher = defaultdict(list), watcher
+        self.watch(folder)
+        yield
+        self._folder, self._synced, self._since, self.watcher = outer
 
     def _sync(self, path: Path) -> None:
         if path not in self._synced:

@@ -196,10 +196,19 @@ def test_an_unknown_name_is_answered_with_those_there_are(store: Store) -> None:
         store.get("a")
     store.create("alpha", SPEC)
     store.create("beta", SPEC)
-    with pytest.raises(NotFoundError, match="there are alpha, beta"):
-        store.get("gamma")
+    with pytest.raises(NotFoundError, match=r"there are alpha, beta$"):
+        store.get("other")
+    with pytest.raises(NotFoundError, match=r"did you mean .alpha.\?"):
+        store.get("alfa")
     with pytest.raises(NotFoundError):
-        store.delete("gamma")
+        store.delete("other")
+
+
+def test_an_unknown_name_among_many_gets_a_short_answer(store: Store) -> None:
+    for number in range(12):
+        store.create(f"b{number:02}", SPEC)
+    with pytest.raises(NotFoundError, match=r"there are b00, .*, b09 and 2 more$"):
+        store.get("other")
 
 
 def test_any_program_can_read_a_column_as_documented(store: Store) -> None:
@@ -235,6 +244,16 @@ def test_a_reopened_buffer_is_the_one_that_was_closed(tmp_path: Path) -> None:
             np.testing.assert_array_equal(after[name], frames[name])
         stored = buffer.append(checked_episode(SPEC, 4, 2))
         assert (stored.index, stored.episode_index) == (27, 3)
+
+
+def test_a_new_buffer_is_not_taken_for_one_that_a_power_loss_cut_back(tmp_path: Path) -> None:
+    """Nor when its server died before it was opened again: that would warn of a loss."""
+    store = Store(tmp_path)
+    buffer, _ = store.create("a", SPEC)
+    assert not buffer.restored
+    die(store)
+    with Store(tmp_path) as store:
+        assert not store.get("a").restored
 
 
 def test_opening_and_closing_changes_nothing(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ REPLAYRING_SCHEDULES sets how many schedules are tried for each kind of read.
 from __future__ import annotations
 
 import contextlib
-import mmap
+import json
 import os
 import random
 import threading
@@ -24,11 +24,14 @@ from replayring_proto import layout
 from replayring_proto.errors import FrameNotFoundError, OvertakenError
 from replayring_proto.pack import Pack
 from replayring_proto.query import SampleQuery, View
-from replayring_proto.ring import Counters, Plan, RingReader, UniformSampler
+from replayring_proto.ring import Plan, RingReader, UniformSampler
 from replayring_proto.spec import BufferSpec
+from tests.engine.crowd import BUFFERS, member
+from tests.engine.crowd import SPEC as CROWD_SPEC
 from tests.engine.frames import assert_contiguous, assert_whole, checked_spec
 from tests.engine.interleaving import Writer
 from tests.engine.killed_writer import Zygote
+from tests.engine.mapped import open_for_reading, read_batch
 from tests.engine.rings import HookedColumns, MemoryRing
 
 WINDOWS = View.of(
@@ -168,20 +171,6 @@ def test_a_reader_that_is_always_overtaken_gives_up_with_an_error(
 # Real processes and threads
 
 
-def open_for_reading(folder: Path, spec: BufferSpec) -> RingReader:
-    """Maps a buffer's files as a client on the same machine does: to read, and without a lock."""
-
-    def mapped(path: Path) -> np.ndarray[Any, Any]:
-        with path.open("rb") as file:
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-
-    columns = {
-        name: mapped(folder / layout.COLUMNS / name).view(column.dtype).reshape(-1, *column.shape)
-        for name, column in layout.stored_columns(spec).items()
-    }
-    return RingReader(spec, Counters(mapped(folder / layout.CURSOR)), columns)
-
-
 @contextlib.contextmanager
 def writing_process(folder: Path, spec: BufferSpec) -> Iterator[None]:
     """A process that appends episodes to a buffer as fast as it can."""
@@ -190,17 +179,6 @@ def writing_process(folder: Path, spec: BufferSpec) -> Iterator[None]:
         life.wait_for_first_append()
         yield
         life.kill()
-
-
-def read_batch(reader: RingReader, rng: random.Random, size: int) -> tuple[int, bool]:
-    """Reads a batch; returns its size, and whether a row of it is torn."""
-    query = SampleQuery(size)
-    pack = UniformSampler(reader, query, np.random.default_rng(rng.getrandbits(32))).batch()
-    try:
-        assert_whole(reader.spec, pack.arrays)
-    except AssertionError:
-        return size, True
-    return size, False
 
 
 def read_until(reader: RingReader, turns: int, at_least: int, seed: int) -> tuple[int, int]:
@@ -276,3 +254,33 @@ def test_threads_that_share_one_reader_see_no_torn_row(memory_path: Path) -> Non
             thread.join()
     assert len(found) == 4
     assert [torn for _, torn in found] == [0] * 4
+
+
+ROWS = int(os.environ.get("REPLAYRING_TORN_ROWS", "1000000"))
+READING_PROCESSES = 3
+
+
+def test_a_million_rows_read_beside_many_writers_are_whole_and_unchecked_ones_are_not(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writers and readers in several processes, each of several threads, on two buffers.
+
+    The control reads the same rows, of the same writers, at the same time, without the check.
+    """
+    with contextlib.ExitStack() as crowd:
+        assert crowd.enter_context(member("write", memory_path)).readline() == "full\n"
+        share = -(-ROWS // READING_PROCESSES)
+        answers = [
+            crowd.enter_context(member("read", memory_path, share, seed))
+            for seed in range(READING_PROCESSES)
+        ]
+        ignore_intent(monkeypatch)
+        rng = random.Random(1)
+        unchecked = []
+        for _ in range(20):
+            reader = open_for_reading(memory_path / rng.choice(BUFFERS), CROWD_SPEC)
+            unchecked.append(read_batch(overtaken_once(reader), rng, 256)[1])
+        rows, torn = zip(*(json.loads(answer.readline()) for answer in answers), strict=True)
+    assert sum(rows) >= ROWS
+    assert sum(torn) == 0
+    assert sum(unchecked) > 0

@@ -13,7 +13,7 @@ import pytest
 
 from replayring_proto.errors import InvalidRequestError, InvalidSpecError
 from replayring_proto.query import SampleQuery, View
-from replayring_proto.ring import NothingEligible, UniformSampler
+from replayring_proto.ring import Live, NothingEligible, UniformSampler
 from tests.engine.frames import assert_whole, checked_spec
 from tests.engine.rings import MemoryRing
 
@@ -94,6 +94,16 @@ def test_batches_of_one_frame_are_as_uniform_as_large_ones() -> None:
     assert_uniform(drawn, mix.eligible(2))
 
 
+def test_several_batches_drawn_together_are_as_uniform_as_single_ones() -> None:
+    mix = MIXES["long and short"]
+    sampler = UniformSampler(
+        mix.ring().reader(), SampleQuery(50, View(keys=()), 2), np.random.default_rng(1)
+    )
+    packs = [sampler.batch(batches).arrays["index"] for batches in (7, 1, 16) * 40]
+    assert [len(pack) for pack in packs[:3]] == [350, 50, 800]
+    assert_uniform(np.concatenate(packs), mix.eligible(2))
+
+
 def test_draws_do_not_depend_on_each_other() -> None:
     """Pairs of neighbours in a batch are as likely as all other pairs."""
     mix = Mix(20, (3, 6, 5, 6))
@@ -119,9 +129,9 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     scan = UniformSampler._scan
 
-    def counted(self: UniformSampler, live: object) -> np.ndarray:
-        seen.append(len(live))  # type: ignore[arg-type]
-        return scan(self, live)  # type: ignore[arg-type]
+    def counted(self: UniformSampler, live: Live, count: int) -> np.ndarray:
+        seen.append(len(live))
+        return scan(self, live, count)
 
     monkeypatch.setattr(UniformSampler, "_scan", counted)
     return seen
@@ -191,3 +201,38 @@ def test_a_query_is_checked_before_anything_is_drawn() -> None:
         UniformSampler(reader, SampleQuery(0))
     with pytest.raises(InvalidSpecError):
         UniformSampler(reader, SampleQuery(1, View(("nothing",))))
+
+
+def test_frames_that_were_found_not_eligible_are_not_looked_at_again(scans: list[int]) -> None:
+    """A learner that waits looks at new frames only, and draws as uniformly once there are some."""
+    ring = Mix(200_000, (50,) * 3_000).ring()
+    sampler = UniformSampler(
+        ring.reader(), SampleQuery(200, View(keys=()), 60), np.random.default_rng(5)
+    )
+    for frames in (0, 7, 30):
+        if frames:
+            ring.append(frames)
+        with pytest.raises(NothingEligible):
+            sampler.batch()
+    assert scans == [150_000, 7, 30]
+    assert not sampler.costly
+    ring.append(64)
+    ring.append(62)
+    eligible = np.r_[150_037:150_041, 150_101:150_103]
+    drawn = np.concatenate([sampler.batch().arrays["index"] for _ in range(20)])
+    assert_uniform(drawn, eligible)
+    assert set(scans[3:]) == {126}
+
+
+def test_a_long_search_is_made_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it takes in memory does not grow with the capacity."""
+    monkeypatch.setattr("replayring_proto.ring.uniform._SCANNED_AT_ONCE", 1000)
+    mix = Mix(100_000, (1,) * 20 + (50_000, 49_980))
+    reader = mix.ring().reader()
+    pieces: list[int] = []
+    real = reader.frames_after
+    monkeypatch.setattr(reader, "frames_after", lambda w: pieces.append(len(w)) or real(w))
+    query = SampleQuery(100, View(keys=()), 49_978)
+    drawn = UniformSampler(reader, query, np.random.default_rng(3)).batch().arrays["index"]
+    assert set(drawn) <= set(mix.eligible(49_978).tolist())
+    assert pieces[-100:] == [1000] * 100

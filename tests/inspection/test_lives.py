@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from replayring_proto import layout
 from replayring_proto.ring import Counters
 from replayring_server.engine import Origin, Store, cursor, files
 from replayring_server.engine.records import EpisodeLog, WriterTable
@@ -137,7 +138,7 @@ def test_a_restart_of_the_machine_is_said_with_its_cost(
     buffer.sync()
     buffer.append(episode(2, 7))
     die(store)
-    monkeypatch.setattr(cursor, "machine_boot_id", lambda: bytes(16))
+    monkeypatch.setattr(layout, "machine_boot_id", lambda: bytes(16))
     report = verify(tmp_path)
     (finding,) = report.findings
     assert not report.damaged
@@ -166,7 +167,7 @@ def test_a_power_loss_is_no_damage(
         boots += 1
         with monkeypatch.context() as patch:
             boot_id = boots.to_bytes(16, "big")
-            patch.setattr(cursor, "machine_boot_id", lambda: boot_id)
+            patch.setattr(layout, "machine_boot_id", lambda: boot_id)
             remains = tmp_path / f"remains-{boots}"
             disk.lose(remains / "ring")
             report = verify(remains)

@@ -32,11 +32,18 @@ CODES: dict[type[ReplayRingError], StatusCode] = {
     errors.DeadlineError: StatusCode.DEADLINE_EXCEEDED,
     errors.ServerUnavailableError: StatusCode.UNAVAILABLE,
     errors.StorageError: StatusCode.DATA_LOSS,
+    errors.AccessDeniedError: StatusCode.PERMISSION_DENIED,
+    errors.UnauthenticatedError: StatusCode.UNAUTHENTICATED,
     errors.ServerError: StatusCode.INTERNAL,
 }
 """What replay.proto says each error of a call is, written out once more."""
 
-STAYS_HOME = {errors.ReplayRingError, errors.ClosedError, errors.DirectoryLockedError}
+STAYS_HOME = {
+    errors.ReplayRingError,
+    errors.ClosedError,
+    errors.DirectoryLockedError,
+    errors.TLSError,
+}
 """Errors of one side alone; should one reach the wire, it is a failure of the server."""
 
 

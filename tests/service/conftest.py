@@ -16,7 +16,8 @@ _numbers = itertools.count()
 @pytest.fixture(scope="session")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server that is never restarted; at the end its log must hold no traceback."""
-    with ServerProcess(tmp_path_factory.mktemp("shared") / "data") as server:
+    data = tmp_path_factory.mktemp("shared") / "data"
+    with ServerProcess(data, "--limit", "max_buffers=5000") as server:
         yield server
         assert server.stop() == 0
         log = server.log_text()

@@ -14,7 +14,7 @@ import pytest
 from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Buffer, Store
 from replayring_server.service.adding import AddEpisodes
-from replayring_server.service.changes import Changes
+from replayring_server.service.changes import Watch
 from tests.service.frames import CAPACITY, SPEC, episode, refused, state
 from tests.support import PATIENCE, LocalServer, ServerProcess
 from tests.wire import Stream, Wire, episode_messages, spec_message, start_message
@@ -250,7 +250,7 @@ def test_retry_while_the_first_attempt_is_still_being_stored_is_stored_once(
 def test_episode_of_a_caller_who_gave_up_still_wakes_those_who_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learner_waits, _ = spy(monkeypatch, Changes, "beyond")
+    learner_waits, _ = spy(monkeypatch, Watch, "change")
     _, actor_is_gone = spy(monkeypatch, AddEpisodes, "run")
     with LocalServer(tmp_path / "data") as server, Wire(server.address) as wire:
         wire.create("b", SPEC)

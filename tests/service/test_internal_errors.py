@@ -18,7 +18,7 @@ from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Buffer, ParameterSet, Store
 from replayring_server.engine.parameters import Parameters
 from tests.service.frames import SPEC, episode
-from tests.support import PATIENCE, LocalServer
+from tests.support import PATIENCE, LocalServer, eventually
 from tests.wire import SERVING, Refused, Wire, episode_messages, pack_messages, start_message
 
 SECRET = "the key is under the mat"
@@ -189,26 +189,30 @@ def test_peer_that_leaves_before_its_status_is_no_error_in_the_log(
 def test_search_for_eligible_frames_holds_up_nobody_else(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Where nearly nothing is eligible every live frame is looked at, once for every new episode.
-    entered, go_on = threading.Event(), threading.Semaphore(0)
+    # Where nearly nothing is eligible every live frame is looked at, later the new ones only.
+    entered, go_on = threading.Event(), threading.Event()
     real = UniformSampler._scan
+    looked_at: list[int] = []
 
-    def held_up(*arguments: Any) -> Any:
-        entered.set()
-        assert go_on.acquire(timeout=PATIENCE)
-        return real(*arguments)
+    def held_up(sampler: Any, live: Any) -> Any:
+        looked_at.append(len(live))
+        if len(looked_at) == 1:
+            entered.set()
+            assert go_on.wait(PATIENCE)
+        return real(sampler, live)
 
     monkeypatch.setattr(UniformSampler, "_scan", held_up)
     call = wire.stream("SampleBatch")
     spec = replay_pb2.SampleSpec(buffer="b", batch_size=2, drop_n_last_frames=4)
     call.send(replay_pb2.SampleBatchRequest(spec=spec))
     try:
-        for sequence, length in ((2, 3), (3, 5)):
-            assert entered.wait(PATIENCE)
-            assert wire.health() == SERVING
-            entered.clear()
-            wire.add("b", episode(length), sequence=sequence)
-            go_on.release()
+        assert entered.wait(PATIENCE)
+        assert wire.health() == SERVING
+        wire.add("b", episode(1), sequence=2)
+        assert wire.sample("b", 2)[0]["pixel"].shape == (2,)
     finally:
-        go_on.release(9)
-    assert set(call.receive_pack(replay_pb2.SampleBatchResponse)[1]["index"].tolist()) == {7}
+        go_on.set()
+    eventually(lambda: len(looked_at) == 2, "it looks again")
+    wire.add("b", episode(5), sequence=3)
+    assert set(call.receive_pack(replay_pb2.SampleBatchResponse)[1]["index"].tolist()) == {5}
+    assert looked_at == [4, 1, 5]

@@ -6,8 +6,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from replayring_proto.v1 import replay_pb2
 from replayring_server.commands.serve import parse_address
 from replayring_server.engine import Store
 from tests.service.frames import SPEC, episode
-from tests.support import LocalServer, ServerProcess
+from tests.support import LocalServer, ServerProcess, command, refusal_of
 from tests.wire import (
     NOT_SERVING,
     SERVING,
@@ -38,23 +36,6 @@ PATIENCE = 60
 def own_server(tmp_path: Path) -> Iterator[ServerProcess]:
     with ServerProcess(tmp_path / "data") as server:
         yield server
-
-
-def serve(*arguments: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
-    """Runs a server that is expected to end by itself."""
-    command = [sys.executable, "-m", "replayring_server", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-
-
-def refusal_of(*arguments: str) -> str:
-    """Runs `serve`, which must end with 1 and say why in one line; returns the line."""
-    done = serve("serve", *arguments)
-    assert done.returncode == 1, done.stderr
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if " ERROR " in line]
-    assert len(errors) == 1, done.stderr
-    return errors[0]
 
 
 def watch_health(wire: Wire) -> Stream:
@@ -193,7 +174,8 @@ def test_bad_listen_address_is_refused_before_anything_is_made(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "address", ["", "50051", "host", "host:", "host:x", "host:-1", "host:65536", ":50051", "host:²"]
+    "address",
+    ["", "50051", "host", "host:", "host:x", "host:-1", "host:65536", ":50051", "host:²", "::1:0"],
 )
 def test_address_that_is_not_host_and_port_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{address!r} is not HOST:PORT")):
@@ -201,7 +183,8 @@ def test_address_that_is_not_host_and_port_is_refused(address: str) -> None:
 
 
 def test_address_of_another_machine_is_refused(tmp_path: Path) -> None:
-    line = refusal_of("--data-dir", str(tmp_path / "data"), "--listen", "192.0.2.1:0")
+    address = ["--listen", "192.0.2.1:0", "--insecure"]
+    line = refusal_of("--data-dir", str(tmp_path / "data"), *address)
     assert "cannot listen on 192.0.2.1:0" in line
 
 
@@ -241,7 +224,7 @@ def test_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     ],
 )
 def test_help_says_what_there_is(arguments: list[str], words: list[str]) -> None:
-    done = serve(*arguments)
+    done = command(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
     for word in words:
         assert word in done.stdout
@@ -249,7 +232,7 @@ def test_help_says_what_there_is(arguments: list[str], words: list[str]) -> None
 
 @pytest.mark.parametrize("arguments", [["nope"], ["serve"]])
 def test_wrong_command_line_is_a_usage_error(arguments: list[str]) -> None:
-    done = serve(*arguments)
+    done = command(*arguments)
     assert done.returncode == 2
     assert "usage" in done.stderr
 

@@ -73,6 +73,35 @@ def test_chosen_columns_and_windows_are_sampled(wire: Wire, buffer: str) -> None
     assert not drawn["position_is_pad"].any()
 
 
+def numbers_of_batches(call: Stream, packs: int) -> list[int]:
+    """The batches in each of the next packs, whose arrays must be as long."""
+    found = []
+    for _ in range(packs):
+        first, arrays = call.receive_pack(Response)
+        assert {len(array) for array in arrays.values()} == {3 * first.batches}
+        found.append(first.batches)
+    return found
+
+
+def test_batches_share_packs_where_that_is_allowed(wire: Wire, buffer: str) -> None:
+    wire.add(buffer, episode(4))
+    call = wire.stream("SampleBatch")
+    call.send(request(10, buffer=buffer, batch_size=3, batches_per_pack=4), more(2), more())
+    assert numbers_of_batches(call, 5) == [4, 4, 2, 2, 1]
+    call.send(request(2, buffer=buffer, batch_size=3))
+    assert numbers_of_batches(call, 2) == [1, 1]
+
+
+def test_large_batches_share_packs_only_up_to_a_message(wire: Wire, name: str) -> None:
+    wire.create(name, spec_message({"wide": ("uint8", (100_000,))}, 10))
+    wire.add(name, {"wide": np.zeros((1, 100_000), np.uint8)})
+    call = wire.stream("SampleBatch")
+    call.send(request(7, buffer=name, batch_size=3, batches_per_pack=1000))
+    assert numbers_of_batches(call, 3) == [3, 3, 1]
+    call.send(request(2, buffer=name, batch_size=30, batches_per_pack=1000))
+    assert [call.receive_pack(Response)[0].batches for _ in range(2)] == [1, 1]
+
+
 def test_request_waits_for_the_first_episode(wire: Wire, buffer: str) -> None:
     call = wire.stream("SampleBatch")
     call.send(request(buffer=buffer, batch_size=3))

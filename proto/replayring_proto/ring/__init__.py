@@ -6,8 +6,17 @@ here writes to a ring; the write side is the engine's.
 
 from replayring_proto.ring.counters import Counters
 from replayring_proto.ring.live import Live
+from replayring_proto.ring.mapped import MappedRing
 from replayring_proto.ring.plan import Plan
 from replayring_proto.ring.reader import RingReader
 from replayring_proto.ring.uniform import NothingEligible, UniformSampler
 
-__all__ = ["Counters", "Live", "NothingEligible", "Plan", "RingReader", "UniformSampler"]
+__all__ = [
+    "Counters",
+    "Live",
+    "MappedRing",
+    "NothingEligible",
+    "Plan",
+    "RingReader",
+    "UniformSampler",
+]

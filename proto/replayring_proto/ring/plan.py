@@ -15,6 +15,7 @@ from replayring_proto.query import View, Window
 from replayring_proto.spec import DTYPES, IS_PAD_SUFFIX, PRESETS, BufferSpec, Column
 
 _BOOL = DTYPES["bool"]
+_KEPT_LAYOUTS = 16
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class WindowGroup:
 
 
 class Plan:
-    """A view made ready for one spec. Thread-safe: only the layout kept from last time changes.
+    """A view made ready for one spec. Thread-safe: only the layouts that are kept change.
 
     Attributes:
         plain: columns gathered as they are.
@@ -55,7 +56,7 @@ class Plan:
         self.plain = tuple(spec.by_name[key] for key in sorted(keys - windowed))
         self.groups = _group(spec, view.windows)
         self.tolerance_s = view.tolerance_s if view.tolerance_s is not None else spec.tolerance_s
-        self._last_layout = (-1, PackLayout(()))
+        self._layouts: dict[int, PackLayout] = {}
         self._entries = max([1, *(window.length for window in view.windows)])
 
     @property
@@ -64,11 +65,14 @@ class Plan:
         return self._entries
 
     def layout(self, batch_size: int) -> PackLayout:
-        """Returns the layout of a batch; the last one is kept, as batches repeat their size."""
-        size, layout = self._last_layout
-        if size != batch_size:
+        """Returns the layout of a batch; some are kept, as batches repeat their size."""
+        layout = self._layouts.get(batch_size)
+        if layout is None:
             layout = PackLayout(self._tensors(batch_size))
-            self._last_layout = (batch_size, layout)
+            self._layouts = {
+                **dict(list(self._layouts.items())[-_KEPT_LAYOUTS:]),
+                batch_size: layout,
+            }
         return layout
 
     def _tensors(self, batch: int) -> list[TensorSpec]:

@@ -213,7 +213,7 @@ class RingReader:
 
 def _take(column: Array, rows: Indices, out: Array) -> None:
     # mode="clip" lets numpy write into `out` directly; rows are in range by the modulo.
-    np.take(column, rows, axis=0, out=out, mode="clip")
+    column.take(rows, 0, out, "clip")
 
 
 def _complaint(

@@ -8,6 +8,8 @@ is eligible does a scan of the window take over, which is exact as well.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from replayring_proto.pack import Pack
@@ -18,6 +20,7 @@ from replayring_proto.ring.reader import RingReader
 
 # Draws allowed before scanning: a fixed cost, and enough for one eligible frame in a hundred.
 _FREE_DRAWS = 1 << 16
+_SCANNED_AT_ONCE = 1 << 20
 _DRAWS_PER_FRAME = 128
 
 
@@ -30,8 +33,8 @@ class UniformSampler:
 
     Attributes:
         plan: what a batch holds.
-        costly: whether the next draw may take as long as looking at every live frame: the last one
-            did, or there was none yet.
+        costly: whether the next draw may take as long as looking at a great many frames: the last
+            one did, or there was none yet.
     """
 
     def __init__(
@@ -53,29 +56,36 @@ class UniformSampler:
         self._query = query
         self._rng = np.random.default_rng() if rng is None else rng
         self.costly = query.drop_n_last_frames > 0
+        # No live frame below this `index` is eligible. An episode becomes visible whole, so none
+        # will be: while a learner waits, each look at the ring is at new frames only.
+        self._barren = 0
 
-    def batch(self) -> Pack:
-        """Returns one batch, drawn with replacement.
+    def batch(self, batches: int = 1) -> Pack:
+        """Returns one batch, drawn with replacement, or several in one pack, one after the other.
 
-        A batch is drawn anew as a whole if writers overtook it, so that frames about to be
-        overwritten are as likely as all others as long as they live.
+        All of it is drawn anew if writers overtook it, so that frames about to be overwritten are
+        as likely as all others as long as they live.
 
         Raises:
             NothingEligible: no live frame is eligible.
             ToleranceError: a window in seconds misses inside an episode.
         """
-        return self._reader.gather(self.plan, self._draw)
+        return self._reader.gather(self.plan, partial(self._draw, batches))
 
-    def _draw(self, live: Live) -> Indices:
+    def _draw(self, batches: int, live: Live) -> Indices:
         if not len(live):
             raise NothingEligible
-        count, drop = self._query.batch_size, self._query.drop_n_last_frames
+        count, drop = self._query.batch_size * batches, self._query.drop_n_last_frames
         if not drop:
             return self._candidates(live, count)
+        if live.start < self._barren <= live.end:
+            live = Live(self._barren, live.end, live.capacity)
+            if len(live) <= _FREE_DRAWS:
+                return self._scan(live, count)
         drawn, accepted, found = 0, [], 0
         while found < count:
             if drawn > _FREE_DRAWS + _DRAWS_PER_FRAME * count:
-                return self._scan(live)
+                return self._scan(live, count)
             # A first guess of the acceptance, then what was seen of it, with some to spare.
             rate = max(found, 1) / max(drawn, 1) if drawn else 1.0
             size = min(int((count - found) / rate * 1.1) + 16, _FREE_DRAWS)
@@ -90,11 +100,15 @@ class UniformSampler:
     def _candidates(self, live: Live, size: int) -> Indices:
         return self._rng.integers(live.start, live.end, size)
 
-    def _scan(self, live: Live) -> Indices:
-        self.costly = True
-        window = np.arange(live.start, live.end)
-        after = self._reader.frames_after(window)
-        eligible = window[after >= self._query.drop_n_last_frames]
+    def _scan(self, live: Live, count: int) -> Indices:
+        self.costly = len(live) > _FREE_DRAWS
+        found = []
+        for start in range(live.start, live.end, _SCANNED_AT_ONCE):
+            window = np.arange(start, min(start + _SCANNED_AT_ONCE, live.end))
+            after = self._reader.frames_after(window)
+            found.append(window[after >= self._query.drop_n_last_frames])
+        eligible = np.concatenate(found) if found else np.arange(0)
         if not len(eligible):
+            self._barren = live.end
             raise NothingEligible
-        return eligible[self._rng.integers(0, len(eligible), self._query.batch_size)]
+        return eligible[self._rng.integers(0, len(eligible), count)]

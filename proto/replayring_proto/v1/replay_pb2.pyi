@@ -36,14 +36,20 @@ class GetBufferResponse(_message.Message):
     def __init__(self, buffer: _Optional[_Union[_buffer_pb2.BufferInfo, _Mapping]] = ...) -> None: ...
 
 class ListBuffersRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListBuffersResponse(_message.Message):
-    __slots__ = ("buffers",)
+    __slots__ = ("buffers", "next_page_token")
     BUFFERS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     buffers: _containers.RepeatedCompositeFieldContainer[_buffer_pb2.BufferInfo]
-    def __init__(self, buffers: _Optional[_Iterable[_Union[_buffer_pb2.BufferInfo, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, buffers: _Optional[_Iterable[_Union[_buffer_pb2.BufferInfo, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class DeleteBufferRequest(_message.Message):
     __slots__ = ("name",)
@@ -118,30 +124,34 @@ class SampleBatchRequest(_message.Message):
     def __init__(self, spec: _Optional[_Union[SampleSpec, _Mapping]] = ..., batches: _Optional[int] = ...) -> None: ...
 
 class SampleSpec(_message.Message):
-    __slots__ = ("buffer", "batch_size", "view", "drop_n_last_frames", "min_frames", "seed")
+    __slots__ = ("buffer", "batch_size", "view", "drop_n_last_frames", "min_frames", "seed", "batches_per_pack")
     BUFFER_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
     DROP_N_LAST_FRAMES_FIELD_NUMBER: _ClassVar[int]
     MIN_FRAMES_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_PER_PACK_FIELD_NUMBER: _ClassVar[int]
     buffer: str
     batch_size: int
     view: _buffer_pb2.View
     drop_n_last_frames: int
     min_frames: int
     seed: int
-    def __init__(self, buffer: _Optional[str] = ..., batch_size: _Optional[int] = ..., view: _Optional[_Union[_buffer_pb2.View, _Mapping]] = ..., drop_n_last_frames: _Optional[int] = ..., min_frames: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    batches_per_pack: int
+    def __init__(self, buffer: _Optional[str] = ..., batch_size: _Optional[int] = ..., view: _Optional[_Union[_buffer_pb2.View, _Mapping]] = ..., drop_n_last_frames: _Optional[int] = ..., min_frames: _Optional[int] = ..., seed: _Optional[int] = ..., batches_per_pack: _Optional[int] = ...) -> None: ...
 
 class SampleBatchResponse(_message.Message):
-    __slots__ = ("pack", "data", "next_index")
+    __slots__ = ("pack", "data", "next_index", "batches")
     PACK_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     NEXT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
     pack: _pack_pb2.PackHeader
     data: bytes
     next_index: int
-    def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., next_index: _Optional[int] = ...) -> None: ...
+    batches: int
+    def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., next_index: _Optional[int] = ..., batches: _Optional[int] = ...) -> None: ...
 
 class ReadColumnRequest(_message.Message):
     __slots__ = ("buffer", "keys")

@@ -35,12 +35,26 @@ class ReplayServiceStub(object):
     NOT_FOUND          the named buffer does not exist;
     RESOURCE_EXHAUSTED a limit of this server, named in the message; nothing was written;
     DEADLINE_EXCEEDED  the caller's deadline passed;
-    UNAVAILABLE        the server is stopping or unreachable; trying again is safe for every RPC;
+    UNAUTHENTICATED    the server wants a token, and the call has none that it knows. A token is
+    sent as request metadata: `authorization: Bearer TOKEN` (RFC 6750);
+    PERMISSION_DENIED  the token is one to read with, and the RPC writes; see `Scope` below;
+    UNAVAILABLE        the server is stopping or unreachable, or the caller held up a call for too
+    long, see below; trying again is safe for every RPC;
     DATA_LOSS          the files of the named buffer or parameters are damaged and left as they are;
     `replayring verify` on the server's machine says what is wrong;
     INTERNAL           a defect or an I/O error; the message carries an id to look up in the log.
 
+    Scope. A token to read with is good for GetBuffer, ListBuffers, GetItem, SampleBatch, ReadColumn
+    and WatchParameters; one to write with for every RPC. A call whose token is taken away while it
+    runs ends with UNAUTHENTICATED. The health service asks for no token.
+
     No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces.
+
+    Waiting. A stream may rest between packs for as long as it likes. Once a caller has begun a pack it
+    is expected to go on with it, to take what it asked for, and to send a call's first request: one
+    that does nothing of this for a minute (by default; for two seconds while others wait for the
+    memory that it holds) finds its call ended with UNAVAILABLE. A pack that finds too little memory
+    free is not refused: the server reads on when there is room.
     """
 
     def __init__(self, channel):
@@ -111,12 +125,26 @@ class ReplayServiceServicer(object):
     NOT_FOUND          the named buffer does not exist;
     RESOURCE_EXHAUSTED a limit of this server, named in the message; nothing was written;
     DEADLINE_EXCEEDED  the caller's deadline passed;
-    UNAVAILABLE        the server is stopping or unreachable; trying again is safe for every RPC;
+    UNAUTHENTICATED    the server wants a token, and the call has none that it knows. A token is
+    sent as request metadata: `authorization: Bearer TOKEN` (RFC 6750);
+    PERMISSION_DENIED  the token is one to read with, and the RPC writes; see `Scope` below;
+    UNAVAILABLE        the server is stopping or unreachable, or the caller held up a call for too
+    long, see below; trying again is safe for every RPC;
     DATA_LOSS          the files of the named buffer or parameters are damaged and left as they are;
     `replayring verify` on the server's machine says what is wrong;
     INTERNAL           a defect or an I/O error; the message carries an id to look up in the log.
 
+    Scope. A token to read with is good for GetBuffer, ListBuffers, GetItem, SampleBatch, ReadColumn
+    and WatchParameters; one to write with for every RPC. A call whose token is taken away while it
+    runs ends with UNAUTHENTICATED. The health service asks for no token.
+
     No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces.
+
+    Waiting. A stream may rest between packs for as long as it likes. Once a caller has begun a pack it
+    is expected to go on with it, to take what it asked for, and to send a call's first request: one
+    that does nothing of this for a minute (by default; for two seconds while others wait for the
+    memory that it holds) finds its call ended with UNAVAILABLE. A pack that finds too little memory
+    free is not refused: the server reads on when there is room.
     """
 
     def CreateBuffer(self, request, context):
@@ -136,7 +164,9 @@ class ReplayServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListBuffers(self, request, context):
-        """Returns all buffers, ordered by name. Safe to retry.
+        """Returns buffers, ordered by name, a page at a time: all of them may not fit one message. A
+        buffer that is created or deleted meanwhile is listed or not; each other one is listed once.
+        Safe to retry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -287,12 +317,26 @@ class ReplayService(object):
     NOT_FOUND          the named buffer does not exist;
     RESOURCE_EXHAUSTED a limit of this server, named in the message; nothing was written;
     DEADLINE_EXCEEDED  the caller's deadline passed;
-    UNAVAILABLE        the server is stopping or unreachable; trying again is safe for every RPC;
+    UNAUTHENTICATED    the server wants a token, and the call has none that it knows. A token is
+    sent as request metadata: `authorization: Bearer TOKEN` (RFC 6750);
+    PERMISSION_DENIED  the token is one to read with, and the RPC writes; see `Scope` below;
+    UNAVAILABLE        the server is stopping or unreachable, or the caller held up a call for too
+    long, see below; trying again is safe for every RPC;
     DATA_LOSS          the files of the named buffer or parameters are damaged and left as they are;
     `replayring verify` on the server's machine says what is wrong;
     INTERNAL           a defect or an I/O error; the message carries an id to look up in the log.
 
+    Scope. A token to read with is good for GetBuffer, ListBuffers, GetItem, SampleBatch, ReadColumn
+    and WatchParameters; one to write with for every RPC. A call whose token is taken away while it
+    runs ends with UNAUTHENTICATED. The health service asks for no token.
+
     No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces.
+
+    Waiting. A stream may rest between packs for as long as it likes. Once a caller has begun a pack it
+    is expected to go on with it, to take what it asked for, and to send a call's first request: one
+    that does nothing of this for a minute (by default; for two seconds while others wait for the
+    memory that it holds) finds its call ended with UNAVAILABLE. A pack that finds too little memory
+    free is not refused: the server reads on when there is room.
     """
 
     @staticmethod

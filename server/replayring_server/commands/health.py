@@ -8,6 +8,9 @@ import sys
 import grpc
 from grpc_health.v1 import health_pb2
 
+from replayring_proto.errors import ReplayRingError
+from replayring_proto.tls import TLS
+
 HELP = "ask a server whether it is serving"
 
 
@@ -21,11 +24,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long to wait for the answer (default: %(default)s)",
     )
+    tls = parser.add_argument_group(
+        "TLS", "for a server with --tls-cert, unless it is asked at its --health-listen"
+    )
+    tls.add_argument("--tls", action="store_true", help="use TLS and trust public authorities")
+    tls.add_argument("--tls-ca", metavar="FILE", help="use TLS and trust these authorities")
+    tls.add_argument("--tls-cert", metavar="FILE", help="certificate to show the server")
+    tls.add_argument("--tls-key", metavar="FILE", help="its private key")
+    tls.add_argument(
+        "--tls-server-name", metavar="NAME", help="name in the server's certificate, if not HOST"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the server's state; returns 0 if it is serving, else 1."""
-    with grpc.insecure_channel(arguments.address) as channel:
+    try:
+        channel = _channel(arguments)
+    except ReplayRingError as error:
+        print(error, file=sys.stderr)
+        return 1
+    with channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -34,9 +52,21 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             response = check(health_pb2.HealthCheckRequest(), timeout=arguments.timeout)
         except grpc.RpcError as error:
-            code = error.code().name
-            print(f"{arguments.address}: {code}", file=sys.stderr)
+            print(f"{arguments.address}: {error.code().name}: {error.details()}", file=sys.stderr)
             return 1
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
     print(f"{arguments.address}: {status}")
     return 0 if response.status == health_pb2.HealthCheckResponse.SERVING else 1
+
+
+def _channel(arguments: argparse.Namespace) -> grpc.Channel:
+    tls = TLS(
+        ca=arguments.tls_ca,
+        cert=arguments.tls_cert,
+        key=arguments.tls_key,
+        server_name=arguments.tls_server_name,
+    )
+    if not arguments.tls and tls == TLS():
+        return grpc.insecure_channel(arguments.address)
+    credentials = grpc.ssl_channel_credentials(*tls.read())
+    return grpc.secure_channel(arguments.address, credentials, tls.options)

@@ -79,11 +79,9 @@ class Buffer:
         self._on_failure = on_failure
         self._folder = folder
         self._disk_bytes = sum(sizes.values())
-        self._mapped = {file: files.map_file(folder / file) for file in sizes}
+        self._mapped = {file: files.map_file(folder / file, writable=True) for file in sizes}
         columns = {
-            key: self._mapped[f"{layout.COLUMNS}/{key}"]
-            .view(column.dtype)
-            .reshape(-1, *column.shape)
+            key: layout.column_rows(self._mapped[f"{layout.COLUMNS}/{key}"], column)
             for key, column in layout.stored_columns(self.spec).items()
         }
         self._cursor = Cursor(
@@ -117,7 +115,7 @@ class Buffer:
         files.make_folder(folder / layout.COLUMNS)
         for file, size in layout.file_sizes(spec).items():
             files.reserve(folder / file, size)
-        Cursor.format(files.map_file(folder / layout.CURSOR))
+        Cursor.format(files.map_file(folder / layout.CURSOR, writable=True))
         files.sync_file(folder / layout.CURSOR)
         files.sync_folder(folder / layout.COLUMNS)
         files.write_whole(folder / layout.META, layout.encode_meta(buffer_id, spec))

@@ -23,7 +23,6 @@ import threading
 import zlib
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,13 +32,7 @@ from replayring_proto import layout
 from replayring_proto.errors import StorageError
 from replayring_proto.ring import Counters
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SLOT_FORMAT = np.dtype([("words", "<i8", (5,)), ("checksum", "<u4")])
-
-
-def machine_boot_id() -> bytes:
-    """Returns 16 bytes that change whenever the machine starts."""
-    return bytes.fromhex(_BOOT_ID.read_text().strip().replace("-", ""))
 
 
 @dataclass(frozen=True)
@@ -90,8 +83,8 @@ class Cursor:
                 "neither durable slot of the cursor is whole; restore the buffer, or delete it"
             )
         self.durable = max(slots, key=lambda slot: slot.generation)
-        boot_id = machine_boot_id()
-        self.restored = read_boot_id(page) != boot_id
+        boot_id = layout.machine_boot_id()
+        self.restored = layout.boot_id_of(page).tobytes() != boot_id
         if self.restored:
             self._restore(boot_id)
         # The last server may have died between writing a slot and syncing it.
@@ -99,8 +92,9 @@ class Cursor:
 
     @staticmethod
     def format(page: npt.NDArray[np.uint8]) -> None:
-        """Makes a page of zeros the cursor of an empty ring."""
+        """Makes a page of zeros the cursor of an empty ring, as of this start of the machine."""
         _write_slot(page, Checkpoint())
+        layout.boot_id_of(page)[:] = np.frombuffer(layout.machine_boot_id(), np.uint8)
 
     def reserve(self, until: int) -> None:
         """Makes it safe to touch the rows of frames below `until`. Cheap unless it must sync."""
@@ -135,21 +129,12 @@ class Cursor:
         self._write(slot.head, low, slot.episodes, slot.head + self._slack)
         counters.low = low
         counters.head = counters.intent = slot.head
-        _boot_id_at(self._page)[:] = np.frombuffer(boot_id, np.uint8)
+        layout.boot_id_of(self._page)[:] = np.frombuffer(boot_id, np.uint8)
 
 
 def read_slots(page: npt.NDArray[np.uint8]) -> tuple[Checkpoint | None, Checkpoint | None]:
     """Returns both durable slots of a cursor file, None for one that is not whole."""
     return _read_slot(page, 0), _read_slot(page, 1)
-
-
-def read_boot_id(page: npt.NDArray[np.uint8]) -> bytes:
-    """Returns the boot id of the machine's run in which the live counters were written."""
-    return _boot_id_at(page).tobytes()
-
-
-def _boot_id_at(page: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    return page[layout.BOOT_ID_OFFSET : layout.BOOT_ID_OFFSET + 16]
 
 
 def _read_slot(page: npt.NDArray[np.uint8], parity: int) -> Checkpoint | None:

@@ -1,4 +1,6 @@
-"""Files of fixed size, reserved and mapped. The only module that opens a buffer's files.
+"""Files of fixed size, reserved and mapped. The only module that opens a buffer's files to write.
+
+What only reads is shared with clients on the same machine, and lies in `replayring_proto.files`.
 
 Space is reserved with posix_fallocate, so that a full disk is an error when a buffer is created and
 never a SIGBUS when a frame is written. No path component comes from a peer unchecked, and nothing
@@ -10,21 +12,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import mmap
 import os
 import shutil
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from replayring_proto.errors import DiskSpaceError, StorageError
+from replayring_proto.errors import DiskSpaceError
+from replayring_proto.files import check_sizes as check_sizes  # for the engine's other modules
+from replayring_proto.files import map_file as map_file
+from replayring_proto.files import open_file as open_file
+from replayring_proto.files import read_whole as read_whole
 
 logger = logging.getLogger(__name__)
-
-Bytes = npt.NDArray[np.uint8]
 
 FILE_MODE = 0o640
 FOLDER_MODE = 0o750
@@ -139,56 +138,6 @@ def sync_folder(path: Path) -> None:
         os.close(fd)
 
 
-def read_whole(path: Path) -> bytes:
-    """Returns a small file's content.
-
-    Raises:
-        StorageError: it is missing, a symbolic link, or not a regular file.
-    """
-    fd = open_file(path, os.O_RDONLY)
-    with os.fdopen(fd, "rb") as file:
-        return file.read()
-
-
-def check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
-    """Checks that files are there with exactly these sizes, before any is mapped.
-
-    Raises:
-        StorageError: one is missing or of another size, or it or its folder is a symbolic link.
-    """
-    for parent in {(folder / name).parent for name in sizes}:
-        if parent.is_symlink():
-            raise StorageError(f"{parent} is a symbolic link; refused")
-    for name, size in sizes.items():
-        fd = open_file(folder / name, os.O_RDONLY)
-        try:
-            found = os.fstat(fd).st_size
-        finally:
-            os.close(fd)
-        if found != size:
-            raise StorageError(
-                f"{folder / name} has {found:,} bytes, but the buffer's spec says {size:,}; it was "
-                "changed by another program or a copy was cut short. Restore it, or delete the "
-                "buffer"
-            )
-
-
-def map_file(path: Path, *, writable: bool = True) -> Bytes:
-    """Maps a file; it is unmapped when the last array of it is gone.
-
-    Raises:
-        StorageError: it cannot be, for lack of descriptors, say: each mapping holds one.
-    """
-    fd = open_file(path, os.O_RDWR if writable else os.O_RDONLY)
-    try:
-        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-        return np.frombuffer(mmap.mmap(fd, 0, access=access), np.uint8)
-    except OSError as error:
-        raise StorageError(f"cannot map {path}: {error.strerror}") from None
-    finally:
-        os.close(fd)
-
-
 def sync_file(path: Path) -> None:
     """Writes a file's changes to the disk, those made through a mapping included."""
     fd = open_file(path, os.O_RDWR)
@@ -196,22 +145,3 @@ def sync_file(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def open_file(path: Path, flags: int) -> int:
-    """Opens a regular file that is there, and returns the descriptor.
-
-    Raises:
-        StorageError: it is missing, a symbolic link, or not a regular file.
-    """
-    try:
-        # Without O_NONBLOCK, a pipe put in a file's place would be waited for.
-        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise StorageError(f"{path} is a symbolic link; refused") from None
-        raise StorageError(f"cannot open {path}: {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise StorageError(f"{path} is not a regular file; refused")
-    return fd

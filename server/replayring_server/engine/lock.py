@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from replayring_proto.errors import DirectoryLockedError, StorageError
+from replayring_proto.files import open_file
 from replayring_proto.layout import LOCK
 from replayring_server.engine import files
 
@@ -100,7 +101,7 @@ def holder_of(folder: Path) -> str | None:
             return f"pid {os.getpid()}, this process"
         if not os.path.lexists(path):
             return None
-        fd = files.open_file(path, os.O_RDONLY)
+        fd = open_file(path, os.O_RDONLY)
         try:
             asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
             kind = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import logging
 import os
 import threading
@@ -27,6 +28,8 @@ from replayring_server.engine.parameters import Parameters
 from replayring_server.engine.syncer import Syncer
 
 logger = logging.getLogger(__name__)
+
+_NAMES_IN_MESSAGE = 10
 
 # Names of buffers begin with a letter or digit, so these never meet one.
 CREATING = ".creating-"
@@ -96,10 +99,7 @@ class Store:
         try:
             return self._buffers[name]
         except KeyError:
-            raise NotFoundError(
-                f"there is no buffer {name[:80]!r}; there are "
-                f"{', '.join(self.names()) or 'none yet'}"
-            ) from None
+            raise NotFoundError(_no_such(name, self.names())) from None
 
     def names(self) -> list[str]:
         """Returns the names of all open buffers, sorted."""
@@ -274,6 +274,16 @@ def _is_buffer(path: Path) -> bool:
     except OSError:
         return True
     return not {layout.META, layout.CURSOR, layout.COLUMNS}.isdisjoint(found)
+
+
+def _no_such(name: str, known: list[str]) -> str:
+    """Returns the message about a name that no buffer has; short, however many there are."""
+    near = difflib.get_close_matches(name, known, 1)
+    if near:
+        return f"there is no buffer {name[:80]!r}; did you mean {near[0]!r}?"
+    some = ", ".join(known[:_NAMES_IN_MESSAGE]) or "none yet"
+    more = f" and {len(known) - _NAMES_IN_MESSAGE:,} more" if len(known) > _NAMES_IN_MESSAGE else ""
+    return f"there is no buffer {name[:80]!r}; there are {some}{more}"
 
 
 def _same_spec(buffer: Buffer, spec: BufferSpec) -> Buffer:

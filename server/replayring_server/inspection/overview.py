@@ -227,7 +227,7 @@ def _ends(folder: Path, spec: BufferSpec) -> tuple[Standing, int, int]:
     A server may be writing: the frames that were read count if none of them was overwritten, as in
     `ring.reader`. Without live frames the last number is that before the next.
     """
-    page = files.map_file(folder / layout.CURSOR, writable=False)
+    page = files.map_file(folder / layout.CURSOR)
     rows = layout.physical_rows(spec.capacity)
     with open_column(folder, spec, EPISODE_INDEX) as episodes:
         for _ in range(_ATTEMPTS):

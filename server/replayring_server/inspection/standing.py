@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from replayring_proto import layout
 from replayring_proto.errors import StorageError
-from replayring_proto.layout import CURSOR, SLOT_OFFSETS, physical_rows
 from replayring_proto.ring import Counters, Live
-from replayring_server.engine import cursor as cursor_file
-from replayring_server.engine.cursor import Checkpoint, read_boot_id, read_slots
+from replayring_server.engine.cursor import Checkpoint, read_slots
 from replayring_server.engine.ring import check_counters
 from replayring_server.inspection.report import Finding
 
@@ -55,9 +54,9 @@ class Standing:
         # As `RingReader.live` reads them, and for the same reason in this order.
         low, head = counters.low, counters.head
         live = Live(max(low, head - capacity), head, capacity)
-        if read_boot_id(page) == cursor_file.machine_boot_id():
+        if layout.boot_id_of(page).tobytes() == layout.machine_boot_id():
             return cls(live, counters.intent, low, durable, restored=False)
-        low = durable.low_after_power_loss(physical_rows(capacity))
+        low = durable.low_after_power_loss(layout.physical_rows(capacity))
         kept = Live(max(low, durable.head - capacity), durable.head, capacity)
         lost = max(live.end - kept.end, 0) + max(kept.start - durable.low, 0)
         return cls(kept, kept.end, low, durable, restored=True, given_up=lost)
@@ -73,13 +72,13 @@ def check_standing(
         page: the bytes of its cursor file.
         standing: what they say.
     """
-    cursor = str(where / CURSOR)
+    cursor = str(where / layout.CURSOR)
     whole = [slot is not None for slot in read_slots(page)]
     if not all(whole) and standing.durable.generation:
         yield Finding(
             cursor,
-            f"durable slot {whole.index(False)} at byte {SLOT_OFFSETS[whole.index(False)]} is not "
-            "whole",
+            f"durable slot {whole.index(False)} at byte "
+            f"{layout.SLOT_OFFSETS[whole.index(False)]} is not whole",
             "a server that is killed while it writes one leaves it so. Opening uses the other one; "
             "if the machine lost power besides, that is the state one sync earlier",
             "none is needed: the next sync writes it anew",
@@ -120,7 +119,7 @@ def _check_against_slot(cursor: str, standing: Standing, both: bool) -> Iterator
             _RESTORE,
         )
     # What an append gives up it has reserved before; what a power loss did, the slot knows.
-    given_up = max(durable.low, durable.reserved - physical_rows(live.capacity))
+    given_up = max(durable.low, durable.reserved - layout.physical_rows(live.capacity))
     if both and standing.low > max(given_up, live.end - live.capacity):
         yield Finding(
             cursor,

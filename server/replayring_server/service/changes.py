@@ -3,46 +3,59 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+
+# Those who wait look again this often at most, however fast things change: a fast actor must not
+# make sixty waiting learners look sixty times for each of its episodes.
+_PAUSE_S = 0.05
+
+
+class Watch:
+    """One who waits for changes of one thing. Belongs to one event loop; waits cost no thread."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+        self._looked = asyncio.get_running_loop().time()
+
+    def notify(self) -> None:
+        """Says that there was a change."""
+        self._changed.set()
+
+    async def change(self) -> None:
+        """Returns when there was a change since this watch began or this returned last."""
+        await self._changed.wait()
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._looked + _PAUSE_S - loop.time()))
+        self._looked = loop.time()
+        self._changed.clear()
 
 
 class Changes:
-    """Counts changes and wakes those who wait. Belongs to one event loop; waits cost no thread.
+    """Wakes those who wait for something to change. Belongs to one event loop.
 
-    Whoever waits for a condition reads `count`, checks the condition, and if it does not hold
-    awaits `beyond(count)`: a change in between is never missed.
+    Whoever waits for a condition first begins to watch, then checks the condition, and if it does
+    not hold awaits a change: none in between is missed. Nothing is kept of what nobody watches,
+    as names are whatever peers like.
     """
 
     def __init__(self) -> None:
-        self._counts: defaultdict[Hashable, int] = defaultdict(int)
-        self._waiting: defaultdict[Hashable, set[asyncio.Future[None]]] = defaultdict(set)
+        self._watches: dict[Hashable, set[Watch]] = {}
 
     def notify(self, key: Hashable) -> None:
-        """Counts a change of `key` and wakes everybody who waits for one."""
-        self._counts[key] += 1
-        for future in self._waiting.pop(key, ()):
-            if not future.done():
-                future.set_result(None)
+        """Wakes everybody who waits for a change of `key`."""
+        for watch in self._watches.get(key, ()):
+            watch.notify()
 
-    def count(self, key: Hashable) -> int:
-        """Returns how often `key` has changed so far."""
-        return self._counts.get(key, 0)
-
-    async def beyond(self, key: Hashable, count: int) -> None:
-        """Returns when `key` has changed more often than `count` times."""
-        while self.count(key) <= count:
-            future = asyncio.get_running_loop().create_future()
-            self._waiting[key].add(future)
-            try:
-                await future
-            finally:
-                self._forget(key, future)
-
-    def _forget(self, key: Hashable, future: asyncio.Future[None]) -> None:
-        """Keeps nothing of one that was woken or gave up; a key may be any name a peer likes."""
-        waiting = self._waiting.get(key)
-        if waiting is not None:
-            waiting.discard(future)
-            if not waiting:
-                del self._waiting[key]
+    @contextmanager
+    def watch(self, key: Hashable) -> Iterator[Watch]:
+        """Watches `key` within the context."""
+        watch = Watch()
+        watches = self._watches.setdefault(key, set())
+        watches.add(watch)
+        try:
+            yield watch
+        finally:
+            watches.discard(watch)
+            if not watches and self._watches.get(key) is watches:
+                del self._watches[key]

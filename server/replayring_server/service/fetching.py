@@ -13,14 +13,17 @@ from replayring_proto.messages import parse, view_from_message
 from replayring_proto.ring import Plan
 from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Store
-from replayring_server.service.boundary import Context
+from replayring_server.service.calls import Call, Calls
 from replayring_server.service.packs import send_pack
-from replayring_server.service.workers import Workers
+from replayring_server.service.workers import Lane, Workers
+
+# Looking up one entry of a window takes about as long as moving this much.
+_ENTRY_BYTES = 64
 
 
-async def get_item(store: Store, workers: Workers, message: bytes, context: Context) -> None:
+async def get_item(store: Store, workers: Workers, calls: Calls, call: Call) -> None:
     """Answers GetItem."""
-    request = parse(replay_pb2.GetItemRequest, message)
+    request = parse(replay_pb2.GetItemRequest, await call.request())
     buffer = store.get(request.buffer)
     if bool(request.positions) == bool(request.indices):
         raise InvalidRequestError(
@@ -33,12 +36,13 @@ async def get_item(store: Store, workers: Workers, message: bytes, context: Cont
     nbytes = check_reply(store.limits, plan, count)
     if request.positions:
         positions = np.array(request.positions, np.int64)
-        call = partial(buffer.reader.at_positions, plan, positions)
+        gather = partial(buffer.reader.at_positions, plan, positions)
     else:
         # An index beyond int64 does not exist yet; so does the largest that int64 can say.
         indices = np.minimum(np.array(request.indices, np.uint64), np.iinfo(np.int64).max)
-        call = partial(buffer.reader.at_indices, plan, indices.astype(np.int64))
-    await send_pack(context, await workers.run(call, nbytes))
+        gather = partial(buffer.reader.at_indices, plan, indices.astype(np.int64))
+    await call.take(calls.sending, nbytes)
+    await send_pack(call, await workers.run(Lane.READ, gather, work_for(plan, count)))
 
 
 def check_reply(limits: ServerLimits, plan: Plan, count: int) -> int:
@@ -63,9 +67,14 @@ def check_reply(limits: ServerLimits, plan: Plan, count: int) -> int:
     return nbytes
 
 
-async def read_column(store: Store, workers: Workers, message: bytes, context: Context) -> None:
+def work_for(plan: Plan, count: int) -> int:
+    """Returns the work for a reply of `count` frames, in bytes that could be moved meanwhile."""
+    return plan.layout(count).nbytes + count * plan.entries_per_frame * _ENTRY_BYTES
+
+
+async def read_column(store: Store, workers: Workers, call: Call) -> None:
     """Answers ReadColumn, a piece at a time: a column may be larger than memory."""
-    request = parse(replay_pb2.ReadColumnRequest, message)
+    request = parse(replay_pb2.ReadColumnRequest, await call.request())
     buffer = store.get(request.buffer)
     keys = tuple(request.keys)
     check_limit(len(keys), MAX_VIEW_KEYS, "keys of columns", "name each column once")
@@ -75,6 +84,6 @@ async def read_column(store: Store, workers: Workers, message: bytes, context: C
     check_limit(
         layout.nbytes, store.limits.max_column_bytes, "bytes of these columns", "read fewer at once"
     )
-    await context.write(encode_header(layout.header()))
-    while (piece := await workers.run(partial(next, pieces, None))) is not None:
-        await context.write(encode_data(piece.data))
+    await call.write(encode_header(layout.header()))
+    while (piece := await workers.run(Lane.READ, partial(next, pieces, None))) is not None:
+        await call.write(encode_data(piece.data))

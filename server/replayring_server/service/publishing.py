@@ -7,23 +7,23 @@ from functools import partial
 from replayring_proto.errors import MalformedMessageError, NotFoundError
 from replayring_proto.framing import decode_frame
 from replayring_proto.messages import parse
+from replayring_proto.pack import Pack, check_bools
 from replayring_proto.spec import check_name
 from replayring_proto.v1 import replay_pb2
-from replayring_server.engine import ParameterSet, Store
-from replayring_server.service.boundary import Context, Requests
+from replayring_server.engine import Store
+from replayring_server.service.calls import Call, Calls
 from replayring_server.service.changes import Changes
-from replayring_server.service.drain import Drain
 from replayring_server.service.packs import PackReceiver, send_pack
-from replayring_server.service.workers import Workers
+from replayring_server.service.workers import Lane, Workers
 
 
 async def publish(
-    store: Store, changes: Changes, workers: Workers, requests: Requests
-) -> replay_pb2.PublishParametersResponse:
+    store: Store, changes: Changes, workers: Workers, calls: Calls, call: Call
+) -> bytes:
     """Answers PublishParameters."""
-    receiver = PackReceiver(store.limits.max_parameters_bytes, "parameters")
+    receiver = PackReceiver(call, calls.staging, store.limits.max_parameters_bytes, "parameters")
     name, pack = "", None
-    async for message in requests:
+    while (message := await call.read(midway=receiver.is_filling or pack is not None)) is not None:
         frame = decode_frame(message)
         if pack is not None:
             raise MalformedMessageError("a message came after the parameters were complete")
@@ -31,48 +31,64 @@ async def publish(
             name = parse(replay_pb2.PublishParametersRequest, frame.rest).name
         if frame.header is not None:
             check_name(name, "parameters' name")
-        pack = receiver.add(frame)
+        pack = await receiver.add(frame)
     receiver.finish()
     if pack is None:
         raise MalformedMessageError("the call ended without any parameters")
+    hold = call.pass_on()
+
+    def published_or_not() -> None:
+        hold.release()
+        changes.notify(("parameters", name))
+
     version = await workers.change(
-        partial(store.parameters.publish, name, pack),
-        then=partial(changes.notify, ("parameters", name)),
+        Lane.PUBLISH, partial(_publish, store, name, pack), then=published_or_not
     )
-    return replay_pb2.PublishParametersResponse(version=version)
+    return replay_pb2.PublishParametersResponse(version=version).SerializeToString()
 
 
-async def watch(
-    store: Store, changes: Changes, drain: Drain, message: bytes, context: Context
-) -> None:
+def _publish(store: Store, name: str, pack: Pack) -> int:
+    check_bools(pack.arrays)
+    return store.parameters.publish(name, pack)
+
+
+async def watch(store: Store, changes: Changes, calls: Calls, call: Call) -> None:
     """Answers WatchParameters. A slow reader holds up `send_pack`, so it skips versions."""
-    request = parse(replay_pb2.WatchParametersRequest, message)
+    request = parse(replay_pb2.WatchParametersRequest, await call.request())
     check_name(request.name, "parameters' name")
-    sent = request.after_version
-    if not request.follow:
-        await _send(context, _newer(store, request.name, sent))
-        return
-    while True:
-        seen = changes.count(("parameters", request.name))
-        try:
-            newest = _newer(store, request.name, sent)
-        except NotFoundError:
-            with drain.waiting():
-                await changes.beyond(("parameters", request.name), seen)
-        else:
-            await _send(context, newest)
-            sent = newest.version
+    if request.follow:
+        with calls.watching():
+            await _follow(store, changes, call, request.name, request.after_version)
+    else:
+        await _send(store, call, request.name, request.after_version)
 
 
-def _newer(store: Store, name: str, version: int) -> ParameterSet:
+async def _follow(store: Store, changes: Changes, call: Call, name: str, sent: int) -> None:
+    with changes.watch(("parameters", name)) as watch:
+        while True:
+            try:
+                sent = await _send(store, call, name, sent)
+            except NotFoundError:
+                with call.resting():
+                    await watch.change()
+
+
+async def _send(store: Store, call: Call, name: str, after_version: int) -> int:
+    """Sends the newest version and returns its number.
+
+    Versions are shared by all who are being sent them, so they are no call's to hold memory for.
+    One that stalls would keep an old one alive alone: it is ended once there is a newer one.
+
+    Raises:
+        NotFoundError: there is none above `after_version`.
+    """
     newest = store.parameters.get(name)
-    if newest.version <= version:
+    version = newest.version
+    if version <= after_version:
         raise NotFoundError(
-            f"parameters {name!r} have no version above {version}; the newest is {newest.version}"
+            f"parameters {name!r} have no version above {after_version}; the newest is {version}"
         )
-    return newest
-
-
-async def _send(context: Context, parameters: ParameterSet) -> None:
-    rest = replay_pb2.WatchParametersResponse(version=parameters.version)
-    await send_pack(context, parameters.pack, rest.SerializeToString())
+    call.unwanted = lambda: store.parameters.get(name).version > version
+    rest = replay_pb2.WatchParametersResponse(version=version)
+    await send_pack(call, newest.pack, rest.SerializeToString())
+    return version

@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from replayring_proto.errors import InvalidRequestError, MalformedMessageError
-from replayring_proto.limits import check_limit
+from replayring_proto.limits import CHUNK_BYTES, check_limit
 from replayring_proto.messages import parse, query_from_message
 from replayring_proto.pack import Pack
 from replayring_proto.ring import NothingEligible, UniformSampler
 from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Buffer, Store
-from replayring_server.service.boundary import Context, Requests
+from replayring_server.service.calls import Call, Calls
 from replayring_server.service.changes import Changes
-from replayring_server.service.drain import Drain
-from replayring_server.service.fetching import check_reply
+from replayring_server.service.fetching import check_reply, work_for
 from replayring_server.service.packs import send_pack
-from replayring_server.service.workers import Workers
+from replayring_server.service.workers import Lane, Workers
 
 
 class SampleBatch:
     """One SampleBatch call. Asks gRPC for the next request only when the last is answered."""
 
-    def __init__(self, store: Store, changes: Changes, workers: Workers, drain: Drain) -> None:
+    def __init__(
+        self, store: Store, changes: Changes, workers: Workers, calls: Calls, call: Call
+    ) -> None:
         self._store = store
         self._changes = changes
         self._workers = workers
-        self._drain = drain
+        self._calls = calls
+        self._call = call
         self._rng: np.random.Generator | None = None
         self._buffer: Buffer | None = None
         self._sampler: UniformSampler | None = None
         self._nbytes = 0
+        self._work = 0
+        self._batches_per_pack = 1
         self._min_frames = 1
 
-    async def run(self, requests: Requests, context: Context) -> None:
+    async def run(self) -> None:
         """Answers every request with the batches that it wants."""
-        async for message in self._drain.requests(requests):
+        while (message := await self._call.read()) is not None:
             request = parse(replay_pb2.SampleBatchRequest, message)
             if request.HasField("spec"):
                 self._prepare(request.spec)
@@ -45,8 +51,11 @@ class SampleBatch:
                 "batches asked for at once",
                 "ask for more when some have come",
             )
-            for _ in range(request.batches or 1):
-                await self._send_batch(context)
+            wanted = request.batches or 1
+            while wanted:
+                together = min(wanted, self._batches_per_pack)
+                await self._send_batches(together)
+                wanted -= together
 
     def _prepare(self, spec: replay_pb2.SampleSpec) -> None:
         """Checks what is to be sampled, before memory is taken for it."""
@@ -59,31 +68,56 @@ class SampleBatch:
             self._rng = np.random.default_rng(spec.seed if spec.HasField("seed") else None)
         sampler = UniformSampler(buffer.reader, query, self._rng)
         self._nbytes = check_reply(self._store.limits, sampler.plan, query.batch_size)
+        self._work = work_for(sampler.plan, query.batch_size)
         if spec.min_frames > buffer.spec.capacity:
             raise InvalidRequestError(
                 f"min_frames is {spec.min_frames:,}, but the buffer keeps "
                 f"{buffer.spec.capacity:,} frames at most; it would wait for ever"
             )
         self._buffer, self._sampler, self._min_frames = buffer, sampler, spec.min_frames or 1
+        most = min(CHUNK_BYTES, self._store.limits.max_reply_bytes)
+        self._batches_per_pack = max(1, min(spec.batches_per_pack, most // max(self._nbytes, 1)))
 
-    async def _send_batch(self, context: Context) -> None:
+    async def _send_batches(self, batches: int) -> None:
         buffer, sampler = self._buffer, self._sampler
         if buffer is None or sampler is None:
             raise MalformedMessageError("the first request of SampleBatch must set `spec`")
-        pack = await self._draw(buffer, sampler)
-        rest = replay_pb2.SampleBatchResponse(next_index=buffer.reader.live.end)
-        await send_pack(context, pack, rest.SerializeToString())
+        drawn = await self._draw(buffer, sampler, batches)
+        if drawn is None:
+            drawn = await self._draw_patiently(buffer, sampler, batches)
+        pack, next_index = drawn
+        rest = replay_pb2.SampleBatchResponse(next_index=next_index, batches=batches)
+        await send_pack(self._call, pack, rest.SerializeToString())
+        self._call.release()
 
-    async def _draw(self, buffer: Buffer, sampler: UniformSampler) -> Pack:
+    async def _draw_patiently(
+        self, buffer: Buffer, sampler: UniformSampler, batches: int
+    ) -> tuple[Pack, int]:
         """Draws a batch as soon as there is enough to draw from."""
-        while True:
-            seen = self._changes.count(buffer.buffer_id)
-            buffer.check_open()
-            if len(buffer.reader.live) >= self._min_frames:
-                try:
-                    nbytes = None if sampler.costly else self._nbytes
-                    return await self._workers.run(sampler.batch, nbytes)
-                except NothingEligible:
-                    pass  # an episode that is long enough may yet come
-            with self._drain.waiting():
-                await self._changes.beyond(buffer.buffer_id, seen)
+        with self._changes.watch(buffer.buffer_id) as watch:
+            while (drawn := await self._draw(buffer, sampler, batches)) is None:
+                with self._call.resting():
+                    await watch.change()
+        return drawn
+
+    async def _draw(
+        self, buffer: Buffer, sampler: UniformSampler, batches: int
+    ) -> tuple[Pack, int] | None:
+        """Draws batches, for which the call then holds memory, from at least so many frames.
+
+        Returns:
+            The batches, and how many frames had ever been added before they were drawn: frames that
+            come meanwhile must not make them look fresher. None if there is nothing to draw.
+        """
+        buffer.check_open()
+        if len(buffer.reader.live) < self._min_frames:
+            return None
+        await self._call.take(self._calls.sending, self._nbytes * batches)
+        draw, next_index = partial(sampler.batch, batches), buffer.reader.live.end
+        try:
+            if sampler.costly:
+                return await self._workers.run(Lane.SEARCH, draw), next_index
+            return await self._workers.run(Lane.READ, draw, self._work * batches), next_index
+        except NothingEligible:
+            self._call.release()  # an episode that is long enough may yet come
+            return None

@@ -1,43 +1,60 @@
-"""Where engine calls run: short ones on the event loop, long ones on a few threads."""
+"""Where engine calls run: short ones on the event loop, long ones on threads of their kind."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
 from typing import TypeVar
 
 T = TypeVar("T")
 
 # Copying this much takes about as long as handing a call to a thread and back.
 INLINE_BYTES = 256 << 10
-_THREADS = 4
+
+
+class Lane(Enum):
+    """Kinds of engine calls, which never wait for each other; the value is the threads of each.
+
+    Threads are started when they are first needed, and wait for the disk more than they compute.
+    """
+
+    READ = (4, "gathering frames and columns")
+    SEARCH = (1, "looking at every live frame for eligible ones")
+    APPEND = (4, "writing rows to memory")
+    COMMIT = (16, "the same and then the disk: those who wait together share one sync")
+    FILES = (2, "creating and deleting buffers")
+    PUBLISH = (1, "parameters, which the engine stores one after another")
 
 
 class Workers:
-    """A few threads for engine calls. Close it when no call is in flight any more."""
+    """Threads for engine calls. Close it when no call is in flight any more."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="engine")
+        self._lanes = {
+            lane: ThreadPoolExecutor(lane.value[0], f"engine-{lane.name.lower()}") for lane in Lane
+        }
 
-    async def run(self, call: Callable[[], T], nbytes: int | None = None) -> T:
+    async def run(self, lane: Lane, call: Callable[[], T], nbytes: int | None = None) -> T:
         """Runs an engine call; on the loop itself if it moves few bytes and cannot block.
 
         Args:
+            lane: whose threads it is for.
             call: the call.
             nbytes: bytes that it moves; None if it may block.
         """
         if nbytes is not None and nbytes <= INLINE_BYTES:
             return call()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        return await asyncio.get_running_loop().run_in_executor(self._lanes[lane], call)
 
-    async def change(self, call: Callable[[], T], then: Callable[[], None]) -> T:
+    async def change(self, lane: Lane, call: Callable[[], T], then: Callable[[], None]) -> T:
         """Runs an engine call that changes something, and `then` when it has ended.
 
         Both happen even if the caller gives up meanwhile: what is stored is stored, and whoever
         waits for it must hear of it.
         """
-        work = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        work = asyncio.get_running_loop().run_in_executor(self._lanes[lane], call)
 
         def tell(done: asyncio.Future[T]) -> None:
             if not done.cancelled():
@@ -53,4 +70,5 @@ class Workers:
 
     def close(self) -> None:
         """Ends the threads."""
-        self._threads.shutdown()
+        for threads in self._lanes.values():
+            threads.shutdown()

@@ -1,0 +1,234 @@
+"""Reading frames straight from the server's files, where this process can open them.
+
+A client on the server's machine needs no wire to sample: it maps the buffer's files and reads them
+as the server does. The wire stays for all that changes something and for all that has to wait. What
+can be had here and there is the same; where the files are out of reach, the wire gives it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from replayring._background import FOREIGN
+from replayring._calls import Arrays
+from replayring._sampling import CLOSED, SampleStream, Sampling
+from replayring_proto import limits
+from replayring_proto.errors import ClosedError, NotFoundError, StorageError
+from replayring_proto.messages import BufferInfo
+from replayring_proto.pack import PackLayout, aligned_empty
+from replayring_proto.query import View
+from replayring_proto.ring import MappedRing, NothingEligible, Plan, UniformSampler
+from replayring_proto.spec import BufferSpec
+
+logger = logging.getLogger("replayring")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a buffer's files should be.
+
+    Attributes:
+        folder: the buffer's directory, as this machine names it.
+        buffer_id: what they must say they are.
+    """
+
+    folder: Path
+    buffer_id: str
+
+
+def same_host_setting(given: bool | str | os.PathLike[str] | None) -> bool | Path:
+    """Returns whether to look for the server's files, or in which directory.
+
+    Args:
+        given: the same, or None for what the environment says.
+    """
+    if given is None:
+        given = {"": True, "1": True, "0": False}.get(
+            value := os.environ.get("REPLAYRING_SAME_HOST", ""), value
+        )
+    return given if isinstance(given, bool) else Path(given)
+
+
+def place_of(setting: bool | Path, info: BufferInfo) -> Place | None:
+    """Returns where to look for a buffer's files, or None for nowhere."""
+    if setting is False or not info.path:
+        return None
+    folder = Path(info.path) if setting is True else setting / info.name
+    return Place(folder, info.buffer_id)
+
+
+def find(place: Place, spec: BufferSpec, max_bytes: int) -> FileReads | None:
+    """Returns reads from a buffer's files, or None where they are not within reach.
+
+    Args:
+        place: where they should be.
+        spec: the buffer's.
+        max_bytes: what one read may take at most.
+    """
+    try:
+        ring = MappedRing(place.folder)
+    except (StorageError, OSError) as error:
+        logger.debug("reading %s over the wire: %s", place.folder.name, error)
+        return None
+    if ring.buffer_id != place.buffer_id or ring.reader.spec != spec:
+        logger.debug("reading %s over the wire: the files are another's", place.folder.name)
+        return None
+    return FileReads(ring, max_bytes)
+
+
+class FileReads:
+    """Reads of one buffer from its files. Thread-safe, and usable on both sides of a fork."""
+
+    def __init__(self, ring: MappedRing, max_bytes: int) -> None:
+        self._ring = ring
+        self._reader = ring.reader
+        self._max_bytes = max_bytes
+        self._last_plan: tuple[View, Plan] | None = None
+        self._samplers = threading.local()
+
+    def exist(self) -> bool:
+        """Whether the buffer was not deleted meanwhile."""
+        try:
+            self._ring.check_exists()
+        except NotFoundError:
+            return False
+        return True
+
+    def sample(self, sampling: Sampling) -> Arrays | None:
+        """Returns a batch, or None while there is too little to draw from."""
+        return self.draw(sampling, self.sampler(sampling))
+
+    def draw(self, sampling: Sampling, sampler: UniformSampler) -> Arrays | None:
+        """Returns this sampler's next batch, or None while there is too little to draw from."""
+        if len(self._reader.live) < sampling.min_frames:
+            return None
+        try:
+            return sampler.batch().arrays
+        except NothingEligible:
+            return None
+
+    def sampler(self, sampling: Sampling) -> UniformSampler:
+        """Returns a sampler for this thread; a seeded one begins anew.
+
+        Raises:
+            LimitExceededError: a batch would be too large.
+        """
+        # A fork copies random streams: both sides would draw the same.
+        key = (os.getpid(), sampling.query)
+        if sampling.seed is None and getattr(self._samplers, "key", None) == key:
+            last: UniformSampler = self._samplers.last
+            return last
+        rng = np.random.default_rng(sampling.seed)
+        sampler = UniformSampler(self._reader, sampling.query, rng)
+        self._check(sampler.plan.layout(sampling.query.batch_size))
+        if sampling.seed is None:
+            self._samplers.key, self._samplers.last = key, sampler
+        return sampler
+
+    def next_index(self) -> int:
+        """Returns how many frames were ever added."""
+        return self._reader.live.end
+
+    def get(self, view: View, positions: list[int], indices: list[int]) -> Arrays:
+        """Returns the frames at some positions, or else with some values of `index`.
+
+        Raises:
+            ReplayRingError: as `Buffer.get` says.
+        """
+        plan = self._plan(view)
+        self._check(plan.layout(len(positions) or len(indices)))
+        if positions:
+            return self._reader.at_positions(plan, np.array(positions, np.int64)).arrays
+        return self._reader.at_indices(plan, np.array(indices, np.int64)).arrays
+
+    def read_columns(self, keys: tuple[str, ...]) -> Arrays:
+        """Returns whole columns.
+
+        Raises:
+            ReplayRingError: as `Buffer.read_columns` says.
+        """
+        layout, pieces = self._reader.read_columns(keys)
+        self._check(layout)
+        body = aligned_empty(layout.nbytes)
+        filled = 0
+        for piece in pieces:
+            body[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        return layout.views(body)
+
+    def _plan(self, view: View) -> Plan:
+        last = self._last_plan
+        if last is None or last[0] != view:
+            last = self._last_plan = (view, Plan(self._reader.spec, view))
+        return last[1]
+
+    def _check(self, layout: PackLayout) -> None:
+        limits.check_limit(
+            layout.nbytes,
+            self._max_bytes,
+            "bytes of one read",
+            "ask for less, or raise max_reply_bytes of connect()",
+        )
+
+
+class FileStream(SampleStream):
+    """Batches drawn from the files when they are asked for, so that none is ever stale.
+
+    A batch that has to wait is waited for at the server.
+    """
+
+    def __init__(
+        self,
+        reads: Callable[[], FileReads | None],
+        sampling: Sampling,
+        over_wire: Callable[[], Arrays],
+        check_open: Callable[[], None],
+    ) -> None:
+        """Prepares a stream.
+
+        Args:
+            reads: returns the files' reads, or None when the buffer is gone.
+            sampling: what to sample, checked.
+            over_wire: samples one batch at the server.
+            check_open: raises `ClosedError` if the client was closed.
+        """
+        self._reads = reads
+        self._sampling = sampling
+        self._over_wire = over_wire
+        self._check_open = check_open
+        self._closed = False
+        self._sampler: UniformSampler | None = None
+        self._lock = threading.Lock()
+        self._next_index: int | None = None
+        self._process = os.getpid()
+
+    def __next__(self) -> Arrays:
+        self._check_open()
+        if os.getpid() != self._process:
+            raise ClosedError(FOREIGN.format("sample stream"))
+        if self._closed:
+            raise ClosedError(CLOSED)
+        reads = self._reads()
+        batch = None if reads is None else self._draw(reads)
+        return self._over_wire() if batch is None else batch
+
+    @property
+    def next_index(self) -> int | None:
+        return self._next_index
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _draw(self, reads: FileReads) -> Arrays | None:
+        with self._lock:
+            if self._sampler is None:
+                self._sampler = reads.sampler(self._sampling)
+            self._next_index = reads.next_index()
+            return reads.draw(self._sampling, self._sampler)

@@ -1,0 +1,89 @@
+"""Opening a buffer's files: regular files only, never through a symbolic link.
+
+What creates, replaces and syncs them is the engine's.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from replayring_proto.errors import StorageError
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def open_file(path: Path, flags: int) -> int:
+    """Opens a regular file; returns the descriptor.
+
+    Raises:
+        StorageError: it cannot be opened, is a symbolic link, or not a regular file.
+    """
+    try:
+        # Without O_NONBLOCK, a pipe put in a file's place would be waited for.
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise StorageError(f"{path} is a symbolic link; refused") from None
+        raise StorageError(f"cannot open {path}: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise StorageError(f"{path} is not a regular file; refused")
+    return fd
+
+
+def read_whole(path: Path) -> bytes:
+    """Returns a small file's content.
+
+    Raises:
+        StorageError: it is missing, a symbolic link, or not a regular file.
+    """
+    fd = open_file(path, os.O_RDONLY)
+    with os.fdopen(fd, "rb") as file:
+        return file.read()
+
+
+def check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
+    """Checks that files are there with exactly these sizes, before any is mapped.
+
+    Raises:
+        StorageError: one is missing or of another size, or it or its folder is a symbolic link.
+    """
+    for parent in {(folder / name).parent for name in sizes}:
+        if parent.is_symlink():
+            raise StorageError(f"{parent} is a symbolic link; refused")
+    for name, size in sizes.items():
+        fd = open_file(folder / name, os.O_RDONLY)
+        try:
+            found = os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+        if found != size:
+            raise StorageError(
+                f"{folder / name} has {found:,} bytes, but the buffer's spec says {size:,}; it was "
+                "changed by another program or a copy was cut short. Restore it, or delete the "
+                "buffer"
+            )
+
+
+def map_file(path: Path, *, writable: bool = False) -> Bytes:
+    """Maps a file; it is unmapped when the last array of it is gone.
+
+    Raises:
+        StorageError: it cannot be, for lack of descriptors, say: each mapping holds one.
+    """
+    fd = open_file(path, os.O_RDWR if writable else os.O_RDONLY)
+    try:
+        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        return np.frombuffer(mmap.mmap(fd, 0, access=access), np.uint8)
+    except OSError as error:
+        raise StorageError(f"cannot map {path}: {error.strerror}") from None
+    finally:
+        os.close(fd)

@@ -1,0 +1,70 @@
+"""A server's buffer, read straight from its files by another process of the same machine.
+
+The protocol of `ring.reader` needs nothing but the mapped files: no lock, no word with the server.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+from replayring_proto import files, layout
+from replayring_proto.errors import NotFoundError, StorageError
+from replayring_proto.ring.counters import Counters
+from replayring_proto.ring.reader import RingReader
+
+# The order in which stores become visible, which the protocol rests on, is x86-64's.
+_SUPPORTED = sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")
+
+
+class MappedRing:
+    """One buffer's files, mapped to be read. Thread-safe; survives forks; unmapped when let go.
+
+    Attributes:
+        buffer_id: identity given at creation.
+        reader: reads the ring.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Maps the files in `folder`.
+
+        A server of this machine must have opened them since the machine started.
+
+        Raises:
+            StorageError: they are no buffer, may not be read by this process, are in use by another
+                machine, or this is no machine on which they could be.
+        """
+        if not _SUPPORTED:
+            raise StorageError("only Linux on x86-64 reads buffers of other processes")
+        if folder.is_symlink():
+            raise StorageError(f"{folder} is a symbolic link; refused")
+        meta = folder / layout.META
+        self.buffer_id, spec = layout.decode_meta(files.read_whole(meta), str(meta))
+        sizes = layout.file_sizes(spec)
+        files.check_sizes(folder, sizes)
+        cursor = files.map_file(folder / layout.CURSOR)
+        # Over a network file system another machine may hold them, whose writes come late or never.
+        if layout.boot_id_of(cursor).tobytes() != layout.machine_boot_id():
+            raise StorageError(f"{folder} is not in use by a server of this machine")
+        columns = {
+            key: layout.column_rows(files.map_file(folder / layout.COLUMNS / key), column)
+            for key, column in layout.stored_columns(spec).items()
+        }
+        self.reader = RingReader(spec, Counters(cursor), columns)
+        self._cursor = os.open(folder / layout.CURSOR, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        fd = self.__dict__.pop("_cursor", None)
+        if fd is not None:
+            os.close(fd)
+
+    def check_exists(self) -> None:
+        """Checks that the files still have names. Costs a microsecond.
+
+        Raises:
+            NotFoundError: they do not: the buffer was deleted.
+        """
+        if not os.fstat(self._cursor).st_nlink:
+            raise NotFoundError("this buffer was deleted")

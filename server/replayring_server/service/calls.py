@@ -1,0 +1,308 @@
+"""The calls under way: what a handler sees of its own, and who keeps an eye on all of them.
+
+A call is either at work; or at rest, as a learner's stream, an actor between episodes or a watcher
+of parameters may be for weeks; or it waits for a peer that owes it something: the rest of an
+episode that it began, the taking of a reply, the very first request. Those at rest cost nothing and
+are ended when the server stops. Those that are owed are ended when the peer does nothing for too
+long, since they hold memory; sooner, if others wait for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeAlias
+
+import grpc
+
+from replayring_proto.errors import (
+    DeadlineError,
+    MalformedMessageError,
+    ReplayRingError,
+    ServerUnavailableError,
+)
+from replayring_proto.limits import CHUNK_BYTES, ServerLimits, check_limit
+from replayring_server.service.budget import Budget, Hold
+
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+
+# A peer that moves less than this between two looks does as good as nothing.
+_STEP_BYTES = 64 << 10
+_TICKS_OF_PATIENCE = 4
+
+
+class Call:
+    """One call, for its handler. Belongs to the event loop, and to the task that made it.
+
+    Attributes:
+        idle: ticks for which the peer has owed something and done nothing.
+        age: ticks since the call began.
+        hold: the memory that the call has taken for its pack; given back when the call ends.
+        unwanted: says whether what is being sent is of no use any more.
+        ended_with: why the call was ended from outside, if it was.
+    """
+
+    def __init__(self, calls: Calls, context: Context) -> None:
+        self._calls = calls
+        self._context = context
+        self._task: asyncio.Task[Any] | None = asyncio.current_task()
+        self._begun = False
+        self._owed = False
+        self._moved = 0
+        self._writing = False
+        self._last_words: ReplayRingError | None = None
+        self.idle = 0
+        self.age = 0
+        self.hold: Hold | None = None
+        self.unwanted: Callable[[], bool] = lambda: False
+        self.ended_with: ReplayRingError | None = None
+
+    async def request(self) -> bytes:
+        """Returns the request of a call that has just one.
+
+        Raises:
+            MalformedMessageError: the call ended without it.
+        """
+        message = await self.read()
+        if message is None:
+            raise MalformedMessageError("the call ended before its request came; send one")
+        return message
+
+    async def read(self, *, midway: bool = False) -> bytes | None:
+        """Returns the next request, or None at the end of them.
+
+        Args:
+            midway: the peer has begun something; otherwise it may take its time, but for the
+                first request.
+        """
+        with nullcontext() if midway else self.resting(), self._owing(midway or not self._begun):
+            message: Any = await self._context.read()
+        self._begun = True
+        if message is grpc.aio.EOF:
+            return None
+        self._count(len(message))
+        return bytes(message)
+
+    async def write(self, message: bytes) -> None:
+        """Sends a reply, or a piece of one; returns when the peer's side has room for it."""
+        with self._owing(True):
+            self._writing = True
+            await self._context.write(message)
+            self._writing = False
+        self._count(len(message))
+        if self._last_words is not None:
+            raise self._last_words
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Marks the call as one that merely waits; when the server stops, it is ended there.
+
+        Raises:
+            ServerUnavailableError: the server is stopping.
+        """
+        with self._calls.resting(self):
+            yield
+
+    async def take(self, budget: Budget, nbytes: int) -> None:
+        """Takes memory for the call's pack, waiting for room. A call holds one pack's at a time.
+
+        A small pack is not worth a queue: so whoever deals in small ones is never held up by the
+        large ones of others. Each call has a message or two of that size in memory anyway.
+        """
+        assert self.hold is None
+        with self.resting():
+            self.hold = await budget.take(nbytes if nbytes > CHUNK_BYTES else 0)
+        self.begin_pack()
+
+    def begin_pack(self) -> None:
+        """Says that from here on it counts what the peer does."""
+        self.idle = self._moved = 0
+
+    def pass_on(self) -> Hold:
+        """Returns the memory that the call holds, for someone else to give back."""
+        hold, self.hold = self.hold, None
+        assert hold is not None
+        return hold
+
+    def release(self) -> None:
+        """Gives back the memory that the call holds, if it does."""
+        if self.hold is not None:
+            self.pass_on().release()
+
+    def end(self, error: ReplayRingError) -> None:
+        """Ends the call where it waits; its peer gets `error`."""
+        if self.ended_with is None and self._task is not None:
+            self.ended_with = error
+            self._task.cancel()
+
+    def end_gently(self, error: ReplayRingError) -> None:
+        """Ends the call where it waits, or when the message on its way has been sent.
+
+        Before that gRPC takes no status: the peer, if it does read, would never be answered.
+        """
+        if self._writing:
+            self._last_words = error
+        else:
+            self.end(error)
+
+    def tick(self) -> None:
+        """Counts the time that passes."""
+        self.age += 1
+        if self._owed:
+            self.idle += 1
+
+    @contextmanager
+    def _owing(self, owed: bool) -> Iterator[None]:
+        self._owed = owed
+        try:
+            yield
+        finally:
+            self._owed = False
+
+    def _count(self, nbytes: int) -> None:
+        self._moved += nbytes
+        if self._moved >= _STEP_BYTES:
+            self.begin_pack()
+
+
+class Calls:
+    """All calls in flight. Belongs to one event loop.
+
+    Time is counted in ticks rather than read off a clock: a server that was itself stopped for a
+    while does not take that for its peers' silence.
+
+    Attributes:
+        stopping: whether the server is about to stop.
+        staging: memory for packs that come in.
+        sending: memory for packs that go out.
+    """
+
+    def __init__(self, limits: ServerLimits) -> None:
+        self.stopping = False
+        self.staging = Budget(limits.max_staging_bytes)
+        self.sending = Budget(limits.max_sending_bytes)
+        self._limits = limits
+        self._tick_s = limits.stall_patience_s / _TICKS_OF_PATIENCE
+        self._ticks_of_stall = math.ceil(limits.stall_timeout_s / self._tick_s)
+        self._ticks_of_unary = math.ceil(limits.unary_timeout_s / self._tick_s)
+        self._calls: dict[Call, bool] = {}  # and whether each is unary
+        self._resting: set[Call] = set()
+        self._watchers = 0
+        self._ticking = False
+
+    @contextmanager
+    def entered(self, context: Context, *, unary: bool) -> Iterator[Call]:
+        """Counts the running task as a call, and keeps an eye on it."""
+        call = Call(self, context)
+        self._calls[call] = unary
+        if not self._ticking:
+            self._schedule()
+        try:
+            yield call
+        finally:
+            call.release()
+            del self._calls[call]
+
+    def check_room(self) -> None:
+        """Checks that there are not too many calls, the last one included.
+
+        Raises:
+            LimitExceededError: there are.
+        """
+        check_limit(
+            len(self._calls),
+            self._limits.max_calls,
+            "calls in flight",
+            "end some, share streams, or raise max_calls",
+        )
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Counts a watcher of parameters.
+
+        Raises:
+            LimitExceededError: there are too many.
+        """
+        check_limit(
+            self._watchers + 1,
+            self._limits.max_watchers,
+            "calls that follow parameters",
+            "end some, or raise max_watchers",
+        )
+        self._watchers += 1
+        try:
+            yield
+        finally:
+            self._watchers -= 1
+
+    @contextmanager
+    def resting(self, call: Call) -> Iterator[None]:
+        """Marks a call as one that merely waits.
+
+        Raises:
+            ServerUnavailableError: the server is stopping.
+        """
+        if self.stopping:
+            raise _stopping()
+        self._resting.add(call)
+        try:
+            yield
+        finally:
+            self._resting.discard(call)
+
+    def stop(self) -> None:
+        """Ends all calls that are at rest, now and from now on."""
+        self.stopping = True
+        for call in self._resting:
+            call.end(_stopping())
+
+    def _schedule(self) -> None:
+        self._ticking = bool(self._calls)
+        if self._ticking:
+            asyncio.get_running_loop().call_later(self._tick_s, self._tick)
+
+    def _tick(self) -> None:
+        for call, unary in self._calls.items():
+            call.tick()
+            if call.idle >= self._ticks_of_stall:
+                call.end(_stalled(self._limits.stall_timeout_s))
+            elif unary and call.age >= self._ticks_of_unary:
+                call.end(_overdue(self._limits.unary_timeout_s))
+            elif self._is_stalled(call) and call.unwanted():
+                call.end(_stalled(self._limits.stall_patience_s, "a newer version is there"))
+        for budget in (self.staging, self.sending):
+            self._make_room(budget)
+        self._schedule()
+
+    def _is_stalled(self, call: Call) -> bool:
+        return call.idle >= _TICKS_OF_PATIENCE
+
+    def _make_room(self, budget: Budget) -> None:
+        """Ends stalled calls, the longest stalled first, until the first who waits has room."""
+        missing = budget.missing
+        holders = [(c, c.hold) for c in self._calls if c.hold and c.hold.budget is budget]
+        stalled = [(call, hold) for call, hold in holders if self._is_stalled(call)]
+        for call, hold in sorted(stalled, key=lambda one: one[0].idle, reverse=True):
+            if missing <= 0:
+                return
+            missing -= hold.nbytes
+            call.end(_stalled(self._limits.stall_patience_s, "others wait for the memory"))
+
+
+def _stopping() -> ServerUnavailableError:
+    return ServerUnavailableError("the server is stopping; try again when it is back")
+
+
+def _stalled(seconds: float, reason: str = "the limit") -> ServerUnavailableError:
+    return ServerUnavailableError(
+        f"the caller neither sent nor took anything for {seconds:g} s, and {reason}; try again"
+    )
+
+
+def _overdue(seconds: float) -> DeadlineError:
+    return DeadlineError(
+        f"the call took {seconds:g} s, the limit for a call of one request and one reply; it may "
+        "still be carried out; look, then try again, or raise unary_timeout_s"
+    )

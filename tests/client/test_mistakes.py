@@ -1,0 +1,130 @@
+"""What the author of a training loop gets wrong, and what they are told, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import replayring
+from replayring import Buffer, Client
+
+pytestmark = pytest.mark.usefixtures("no_threads_left")
+
+EPISODE = {"state": np.zeros((5, 2)), "reward": np.zeros(5)}
+SPEC = {"x": {"shape": (), "dtype": "float32"}}
+
+
+@pytest.mark.parametrize(
+    ("use", "text"),
+    [
+        (lambda b: b.sample("4"), "batch_size is '4'; it must be a whole number from 1"),
+        (lambda b: b.sample(4.0), "batch_size is 4.0; it must be a whole number from 1"),
+        (lambda b: b.sample(True), "batch_size is True"),
+        (lambda b: b.sample(np.bool_(True)), "batch_size is .*True"),
+        (lambda b: b.sample(0), "batch_size is 0; it must be from 1"),
+        (lambda b: b.sample(4, drop_n_last_frames=1.0), "drop_n_last_frames is 1.0"),
+        (lambda b: b.sample(4, min_frames=1001), "min_frames is 1,001; .* from 0 to 1,000"),
+        (lambda b: b.sample(4, seed=-1), "seed is -1"),
+        (lambda b: b.sample(4, tolerance_s="1"), "tolerance_s is '1'; it must be finite"),
+        (lambda b: b.sample(4, tolerance_s=float("nan")), "tolerance_s is nan"),
+        (lambda b: b.sample(4, timeout="3"), "timeout is '3'; it must be seconds above zero"),
+        (lambda b: b.sample(4, timeout=float("nan")), "timeout is nan"),
+        (lambda b: b.sample(4, timeout=-1), "timeout is -1"),
+        (lambda b: b.sample(4, timeout=True), "timeout is True"),
+        (lambda b: b.sample(4, delta_timestamps={"state": ["0.1"]}), "'0.1' is no number"),
+        (lambda b: b.sample(4, delta_indices={"state": [True]}), "True is no number"),
+        (lambda b: b.sample(4, delta_indices=[0]), "must be a mapping .* received list"),
+        (lambda b: b.sample(4, delta_indices={"sate": [0]}), "'sate'; did you mean 'state'?"),
+        (lambda b: b.sample(4, keys=["rewards"]), "'rewards'; did you mean 'reward'?"),
+        (lambda b: b.read_columns(["zzz"]), "'zzz'; the columns are episode_index"),
+        (lambda b: b.sample_stream(4, in_flight=0), "in_flight is 0"),
+        (lambda b: b.writer(max_in_flight_bytes="1"), "max_in_flight_bytes is '1'"),
+        (lambda b: b.writer(max_spill_bytes=0), "max_spill_bytes is 0"),
+        (lambda b: b.writer(timeout=0), "timeout is 0"),
+        (lambda b: b.add_episode([1, 2]), "must be a mapping .* received list"),
+        (lambda b: b.add_data(None), "must be a mapping .* received NoneType"),
+        (
+            lambda b: b.add_episode({"state": np.zeros((5, 2)), "rewards": np.zeros(5)}),
+            r"lacks 'reward' \(it has 'rewards', which the buffer does not hold\)",
+        ),
+        (lambda b: b.writer().append(None), "must be a mapping .* received NoneType"),
+    ],
+)
+def test_of_a_buffer(use: Callable[[Buffer], Any], text: str, buffer: Buffer) -> None:
+    with pytest.raises(replayring.InvalidRequestError, match=text):
+        use(buffer)
+
+
+@pytest.mark.parametrize(
+    ("use", "text"),
+    [
+        (lambda c: c.create_buffer("x", SPEC, 10, fps="30"), "fps must be a number, received '30'"),
+        (lambda c: c.create_buffer("x", SPEC, 10, fps=True), "fps must be a number"),
+        (lambda c: c.create_buffer("x", SPEC, True), "capacity must be an integer, received True"),
+        (lambda c: c.create_buffer("x", SPEC, 1e5), "capacity must be an integer"),
+        (lambda c: c.publish("p", [1]), "must be a mapping .* received list"),
+        (lambda c: c.publish("p", {1: [1.0]}), "names must be strings, received 1"),
+        (lambda c: c.watch("p", after=1.5), "after is 1.5"),
+        (lambda c: c.watch("p", timeout="1"), "timeout is '1'"),
+        (lambda c: replayring.connect(c.address, max_reply_bytes=1.0), "max_reply_bytes is 1.0"),
+        (lambda c: replayring.connect("127.0.0.1"), "'127.0.0.1'; it must be 'HOST:PORT'"),
+        (lambda c: replayring.connect("http://127.0.0.1:1"), "it must be 'HOST:PORT'"),
+        (lambda c: replayring.connect(":50051"), "it must be 'HOST:PORT'"),
+        (lambda c: replayring.connect(b"h:1"), "it must be 'HOST:PORT'"),
+    ],
+)
+def test_of_a_client(use: Callable[[Client], Any], text: str, client: Client) -> None:
+    with pytest.raises(replayring.InvalidRequestError, match=text):
+        use(client)
+
+
+@pytest.mark.parametrize("address", ["host:1", "[::1]:1", "dns:///host:1", "unix:/a/b", "a-b.c:99"])
+def test_addresses_there_are(address: str) -> None:
+    replayring.connect(address).close()
+
+
+def test_no_server_there(caplog: pytest.LogCaptureFixture) -> None:
+    # Port 1 is privileged, and nobody's.
+    text = r"127.0.0.1:1 could not be reached .*`replayring serve --data-dir DIR` starts one"
+    with (
+        replayring.connect("127.0.0.1:1", timeout=1) as client,
+        pytest.raises(replayring.ServerUnavailableError, match=text),
+    ):
+        client.buffers()
+    assert "the server at 127.0.0.1:1 cannot be reached" in caplog.text  # before the time is up
+
+
+def test_another_buffers_name(client: Client, buffer: Buffer) -> None:
+    with pytest.raises(replayring.NotFoundError, match=f"did you mean {buffer.name!r}"):
+        client.buffer(f"{buffer.name}x")
+
+
+def test_another_spec_for_the_same_name(client: Client, buffer: Buffer) -> None:
+    text = r"reward float32 \(\), state float32 \(2,\); capacity 1,000, fps 10.0.*x float32 \(\); "
+    with pytest.raises(replayring.AlreadyExistsError, match=text):
+        client.create_buffer(buffer.name, SPEC, 1000)
+
+
+def test_dtypes_of_torch_are_understood(client: Client, name: str) -> None:
+    spec = {"x": {"shape": (3,), "dtype": torch.float32}, "y": {"shape": (), "dtype": torch.bool}}
+    dtypes = {c.name: c.dtype.name for c in client.create_buffer(name, spec, 10).spec.columns}
+    assert dtypes == {"x": "float32", "y": "bool"}
+
+
+def test_two_writers_with_one_identity(buffer: Buffer) -> None:
+    with buffer.writer(writer_id="me") as writer:
+        writer.add_episode(EPISODE)
+        writer.flush()
+        other = buffer.writer(writer_id="me")
+        other.add_episode({**EPISODE, "reward": np.ones(5)})
+        with pytest.raises(
+            replayring.SequenceReusedError, match=r"sequence 1 of writer me.*somebody else writes"
+        ):
+            other.close()
+        writer.add_episode(EPISODE)
+    assert writer.acknowledged == 2
+    assert buffer.info().num_episodes == 2

@@ -1,0 +1,341 @@
+"""Reads from the server's files: taken where they can be had, and only then.
+
+That they give what the wire gives is shown by the contract suite, which runs over both.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import replayring
+from replayring_proto import layout
+from tests.client.conftest import CAPACITY, SPEC
+from tests.support import ServerProcess, eventually
+
+Connect = Callable[..., replayring.Client]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path / "data") as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[replayring.Client]:
+    with replayring.connect(server.address, timeout=20, same_host=True) as client:
+        yield client
+
+
+@pytest.fixture
+def buffer(client: replayring.Client) -> replayring.Buffer:
+    """A buffer of ten frames, whose reward is their number."""
+    buffer = client.create_buffer("ring", SPEC, CAPACITY, fps=10)
+    buffer.add_episode(episode(10))
+    return buffer
+
+
+def episode(frames: int) -> dict[str, Any]:
+    return {"state": np.zeros((frames, 2)), "reward": np.arange(frames, dtype=np.float32)}
+
+
+def stopped(server: ServerProcess) -> Any:
+    """A context in which the server answers nothing."""
+
+    class Stopped:
+        def __enter__(self) -> None:
+            server.signal(signal.SIGSTOP)
+
+        def __exit__(self, *_: object) -> None:
+            server.signal(signal.SIGCONT)
+
+    return Stopped()
+
+
+def reads_without_server(server: ServerProcess, buffer: replayring.Buffer) -> bool:
+    """Whether frames can be had while the server answers nothing."""
+    with stopped(server):
+        try:
+            return len(buffer.sample(4, timeout=0.3)["reward"]) == 4
+        except replayring.ReplayRingError:
+            return False
+
+
+def in_fork(work: Callable[[], Any]) -> Any:
+    """Returns what `work` returns in a forked process, or the text of its error."""
+
+    def tell() -> None:
+        try:
+            ours.send(work())
+        except BaseException as error:
+            ours.send(repr(error))
+
+    context = multiprocessing.get_context("fork")
+    theirs, ours = context.Pipe(duplex=False)
+    process = context.Process(target=tell)
+    process.start()
+    answer = theirs.recv()
+    process.join()
+    return answer
+
+
+def test_every_read_is_from_the_files(server: ServerProcess, buffer: replayring.Buffer) -> None:
+    assert buffer.info().same_host
+    dataset = replayring.RemoteDataset(buffer)
+    with stopped(server), buffer.sample_stream(4) as stream:
+        assert set(buffer.sample(100)["reward"]) <= set(range(10))
+        assert next(stream)["reward"].shape == (4,)
+        assert stream.next_index == 10
+        assert buffer.get([0, -1])["reward"].tolist() == [0, 9]
+        assert buffer.get(indices=[3])["reward"].tolist() == [3]
+        assert buffer.read_columns(["reward"])["reward"].tolist() == list(range(10))
+        assert dataset[3]["reward"] == 3
+        batches = iter(replayring.BatchDataset(buffer, 4))
+        assert next(batches)["state"].shape == (4, 2)
+
+
+def test_frames_that_are_added_are_seen(buffer: replayring.Buffer) -> None:
+    buffer.add_episode(episode(3))
+    assert buffer.get([-1])["index"].tolist() == [12]
+
+
+def test_what_is_read_belongs_to_the_caller(buffer: replayring.Buffer) -> None:
+    buffer.get([3])["reward"][0] = -1
+    buffer.sample(50)["reward"][...] = -1
+    buffer.read_columns(["reward"])["reward"][...] = -1
+    assert buffer.get([3])["reward"].tolist() == [3]
+
+
+def test_switched_off(server: ServerProcess, buffer: replayring.Buffer) -> None:
+    with replayring.connect(server.address, same_host=False) as client:
+        assert not client.buffer("ring").info().same_host
+        assert not reads_without_server(server, client.buffer("ring"))
+
+
+@pytest.mark.parametrize(("value", "expected"), [("0", False), ("1", True), ("", True)])
+def test_switched_by_the_environment(
+    server: ServerProcess,
+    buffer: replayring.Buffer,
+    monkeypatch: pytest.MonkeyPatch,
+    value: str,
+    expected: bool,
+) -> None:
+    monkeypatch.setenv("REPLAYRING_SAME_HOST", value)
+    with replayring.connect(server.address) as client:
+        assert client.buffer("ring").info().same_host is expected
+
+
+def test_a_data_directory_that_is_mounted_elsewhere(
+    server: ServerProcess, buffer: replayring.Buffer, tmp_path: Path
+) -> None:
+    """As a container has it: a link stands for the mount here."""
+    (tmp_path / "mount").symlink_to(server.data_dir)
+    with replayring.connect(server.address, same_host=tmp_path / "mount") as client:
+        assert reads_without_server(server, client.buffer("ring"))
+    with replayring.connect(server.address, same_host=str(tmp_path / "nothing")) as client:
+        assert not client.buffer("ring").info().same_host
+        assert client.buffer("ring").get([3])["reward"].tolist() == [3]
+
+
+def other_id(folder: Path) -> None:
+    meta = folder / layout.META
+    meta.write_text(meta.read_text().replace('"id": "', '"id": "0'))
+
+
+def other_machine(folder: Path) -> None:
+    with (folder / layout.CURSOR).open("r+b") as cursor:
+        cursor.seek(layout.BOOT_ID_OFFSET)
+        cursor.write(bytes(16))
+
+
+def short_column(folder: Path) -> None:
+    os.truncate(folder / layout.COLUMNS / "reward", 4096)
+
+
+def linked_column(folder: Path) -> None:
+    column = folder / layout.COLUMNS / "reward"
+    column.rename(folder / "aside")
+    column.symlink_to(folder / "aside")
+
+
+@pytest.mark.parametrize("change", [other_id, other_machine, short_column, linked_column])
+def test_files_that_are_not_the_servers_are_not_read(
+    server: ServerProcess,
+    buffer: replayring.Buffer,
+    tmp_path: Path,
+    change: Callable[[Path], None],
+) -> None:
+    shutil.copytree(server.data_dir, tmp_path / "copy")
+    change(tmp_path / "copy" / "ring")
+    with replayring.connect(server.address, same_host=tmp_path / "copy") as client:
+        found = client.buffer("ring")
+        assert not found.info().same_host
+        assert found.get([3])["reward"].tolist() == [3]
+
+
+def test_another_processor_reads_over_the_wire(
+    server: ServerProcess, buffer: replayring.Buffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replayring_proto.ring.mapped._SUPPORTED", False)
+    with replayring.connect(server.address, same_host=True) as client:
+        assert not client.buffer("ring").info().same_host
+
+
+def test_files_that_may_not_be_read_are_read_over_the_wire(
+    server: ServerProcess, buffer: replayring.Buffer
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+
+    def ask() -> Any:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        with replayring.connect(server.address, same_host=True) as client:
+            found = client.buffer("ring")
+            return found.info().same_host, found.get([3])["reward"].tolist()
+
+    assert in_fork(ask) == (False, [3])
+
+
+def test_a_deleted_buffer_is_gone_at_once(
+    client: replayring.Client, buffer: replayring.Buffer
+) -> None:
+    stream = buffer.sample_stream(4)
+    next(stream)
+    client.delete_buffer("ring")
+    for read in (lambda: buffer.sample(4), lambda: buffer.get([0]), lambda: next(stream)):
+        with pytest.raises(replayring.NotFoundError):
+            read()
+
+
+def test_a_buffer_made_anew_is_the_one_that_is_read(
+    client: replayring.Client, buffer: replayring.Buffer
+) -> None:
+    client.delete_buffer("ring")
+    client.create_buffer("ring", SPEC, CAPACITY, fps=10).add_episode(
+        {"state": [[1, 2]], "reward": [77]}
+    )
+    assert buffer.get([0])["reward"].tolist() == [77]
+
+
+def test_what_has_to_wait_waits_at_the_server(
+    client: replayring.Client, server: ServerProcess
+) -> None:
+    """Nothing is there, too little, or nothing that is eligible."""
+    buffer = client.create_buffer("empty", SPEC, CAPACITY, fps=10)
+    for options in ({}, {"min_frames": 5}, {"drop_n_last_frames": 3}):
+        with pytest.raises(replayring.DeadlineError):
+            buffer.sample(4, timeout=0.3, **options)
+        buffer.add_episode(episode(2))
+    buffer.add_episode(episode(4))
+    with stopped(server):
+        assert set(buffer.sample(50, drop_n_last_frames=3)["frame_index"]) == {0}
+
+
+def test_seeded_batches_are_those_of_the_wire(
+    server: ServerProcess, buffer: replayring.Buffer
+) -> None:
+    with replayring.connect(server.address, same_host=False) as client:
+        wire = client.buffer("ring")
+        one, other = buffer.sample(64, seed=3), wire.sample(64, seed=3)
+        assert one["index"].tolist() == other["index"].tolist()
+        with buffer.sample_stream(64, seed=4) as files, wire.sample_stream(64, seed=4) as replies:
+            for _ in range(5):
+                assert next(files)["index"].tolist() == next(replies)["index"].tolist()
+
+
+def test_unseeded_batches_differ_between_a_process_and_its_forks(
+    buffer: replayring.Buffer,
+) -> None:
+    buffer.sample(64)
+
+    def draw() -> Any:
+        return buffer.sample(64)["index"].tolist()
+
+    assert in_fork(draw) != draw()
+
+
+def test_a_stream_belongs_to_its_process(buffer: replayring.Buffer) -> None:
+    stream = buffer.sample_stream(4)
+
+    def take() -> Any:
+        with pytest.raises(replayring.ClosedError) as caught:
+            next(stream)
+        return str(caught.value)
+
+    assert "belongs to the process" in in_fork(take)
+
+
+def test_a_pickled_handle_reads_from_the_files(
+    server: ServerProcess, buffer: replayring.Buffer
+) -> None:
+    copy = pickle.loads(pickle.dumps(buffer))
+    assert reads_without_server(server, copy)
+    copy.client.close()
+
+
+def test_closing_ends_reads_too(client: replayring.Client, buffer: replayring.Buffer) -> None:
+    closed, stream = buffer.sample_stream(4), buffer.sample_stream(4)
+    closed.close()
+    client.close()
+    for read in (
+        lambda: buffer.sample(4),
+        lambda: buffer.get([0]),
+        lambda: buffer.read_columns(["reward"]),
+        lambda: next(stream),
+        lambda: next(closed),
+    ):
+        with pytest.raises(replayring.ClosedError):
+            read()
+
+
+def test_a_read_that_is_too_large_is_refused_before_memory_is_taken(
+    server: ServerProcess, buffer: replayring.Buffer
+) -> None:
+    with replayring.connect(server.address, same_host=True, max_reply_bytes=4096) as client:
+        small = client.buffer("ring")
+        for read in (
+            lambda: small.sample(1000),
+            lambda: small.get([0] * 1000),
+            lambda: next(small.sample_stream(1000)),
+        ):
+            with pytest.raises(replayring.LimitExceededError, match="raise max_reply_bytes"):
+                read()
+
+
+def test_reading_goes_on_while_the_server_dies_and_returns(
+    server: ServerProcess, buffer: replayring.Buffer
+) -> None:
+    stream = buffer.sample_stream(4)
+    server.kill()
+    assert set(next(stream)["reward"]) <= set(range(10))
+    with ServerProcess(server.data_dir, listen=server.address):
+        buffer.add_episode(episode(5))
+        assert buffer.get([-1])["index"].tolist() == [14]
+        eventually(lambda: (next(stream)["index"] >= 10).any(), "new frames are drawn")
+
+
+def test_arguments_are_checked_as_over_the_wire(buffer: replayring.Buffer) -> None:
+    for wrong in (
+        lambda: buffer.sample(0),
+        lambda: buffer.sample(4, timeout=-1),
+        lambda: buffer.sample(4, drop_n_last_frames=-1),
+        lambda: buffer.sample(4, min_frames=CAPACITY + 1),
+        lambda: buffer.sample_stream(4, in_flight=0),
+        lambda: buffer.sample_stream(4, timeout=-1),
+        lambda: buffer.get([1.5]),
+        lambda: buffer.get([0], keys=["nothing"]),
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            wrong()

@@ -1,0 +1,53 @@
+"""Which addresses never leave this machine. In doubt, all may."""
+
+from __future__ import annotations
+
+import pytest
+
+from replayring_proto.address import is_loopback, stays_on_this_machine
+
+HERE = ["127.0.0.1", "127.8.9.10", "localhost", "LocalHost", "::1", "[::1]", "[0:0::1]"]
+ELSEWHERE = [
+    *("0.0.0.0", "::", "[::]", "10.0.0.1", "126.255.255.255", "128.0.0.1", "[fe80::1]", "*"),
+    *("", "localhost.example", "replay", "127.0.0.1.example", "127.1", "2130706433", "[::1"),
+]
+
+
+@pytest.mark.parametrize("host", HERE)
+def test_hosts_that_are_here(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ELSEWHERE)
+def test_hosts_that_may_be_elsewhere(host: str) -> None:
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("127.0.0.1:50051", "localhost:1", "localhost", "[::1]:50051", "ipv4:127.0.0.1:1"),
+        *("ipv6:[::1]:1", "dns:localhost:1", "dns:///127.0.0.1:1"),
+        *("unix:/run/replay", "unix:///run/replay", "unix-abstract:replay"),
+    ],
+)
+def test_targets_that_are_here(target: str) -> None:
+    assert stays_on_this_machine(target)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *(f"{host}:50051" for host in ELSEWHERE),
+        "::1:5005",  # which is the address ::0001:5005
+        "ipv4:127.0.0.1:1,10.0.0.1:1",
+        "ipv4:10.0.0.1:1,127.0.0.1:1",
+        "dns://8.8.8.8/localhost:1",
+        "xds:///localhost:1",
+        "https://localhost:1",
+        "127.0.0.1:",
+        "localhost:http",
+    ],
+)
+def test_targets_that_may_be_elsewhere(target: str) -> None:
+    assert not stays_on_this_machine(target)
