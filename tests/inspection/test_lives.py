@@ -122,7 +122,7 @@ def test_records_that_lost_episodes_put_over_older_ones_are_no_damage(
         buffer.append(episode(tag, 1), Origin(f"w{tag}", 1) if tag % 2 else None)
     die(store)
     (tmp_path / "ring" / "writers").write_bytes(table)  # none of its pages was written since
-    monkeypatch.setattr(cursor, "machine_boot_id", lambda: bytes(16))
+    monkeypatch.setattr(layout, "machine_boot_id", lambda: bytes(16))
     (finding,) = verify(tmp_path).findings
     assert finding.harmless
     assert "10 frames written" in finding.means
