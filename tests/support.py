@@ -215,7 +215,7 @@ class LocalServer:
     @property
     def calls(self) -> Calls:
         """The calls in flight."""
-        return self._server._service._calls
+        return self.server._service._calls
 
     async def _start(self) -> int:
         self.server = Server(self.store, **self._security)

@@ -230,7 +230,7 @@ def test_learners_that_wait_for_frames_hold_no_memory(local: LocalServer, wire: 
     learners = [wire.stream("SampleBatch", timeout=None) for _ in range(3)]
     for learner in learners:
         learner.send(replay_pb2.SampleBatchRequest(spec=spec))
-    watches = local._server._service._changes._watches
+    watches = local.server._service._changes._watches
     eventually(lambda: sum(map(len, watches.values())) == 3, "they have looked once")
     eventually(lambda: len(local.calls._resting) == 3, "they wait")
     assert sending.free == sending.nbytes
