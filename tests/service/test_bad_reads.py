@@ -190,7 +190,7 @@ GETS: dict[str, tuple[dict[str, Any], Refusal]] = {
     ),
     "no such buffer": (
         {"buffer": "nope", "positions": [0]},
-        Refusal(MISSING, "NotFoundError", ("'nope'", "reads")),
+        Refusal(MISSING, "NotFoundError", ("'nope'", "did you mean 'no-fps'?")),
     ),
     "an empty buffer": (
         {"buffer": "empty", "positions": [0]},

@@ -194,12 +194,12 @@ def test_search_for_eligible_frames_holds_up_nobody_else(
     real = UniformSampler._scan
     looked_at: list[int] = []
 
-    def held_up(sampler: Any, live: Any) -> Any:
+    def held_up(sampler: Any, live: Any, count: int) -> Any:
         looked_at.append(len(live))
         if len(looked_at) == 1:
             entered.set()
             assert go_on.wait(PATIENCE)
-        return real(sampler, live)
+        return real(sampler, live, count)
 
     monkeypatch.setattr(UniformSampler, "_scan", held_up)
     call = wire.stream("SampleBatch")
