@@ -58,7 +58,7 @@ class Buffer:
         self._place = place
         self._reads: FileReads | None = None
         self._caller = client._caller
-        self._adder: Adder | None = None
+        self._adders: dict[int, Adder] = {}  # by process
 
     def __repr__(self) -> str:
         return f"<Buffer {self.name!r} at {self.client.address}>"
@@ -350,10 +350,11 @@ class Buffer:
         return self._reads
 
     def _add(self, episodes: Sequence[Arrays], timeout: float | None) -> list[Acknowledgement]:
-        adder = self._adder
-        if adder is None or adder.process != os.getpid():
-            # A fork copied the parent's identity and sequence, which are its own.
-            adder = self._adder = Adder(self._caller, self.name)
+        # A fork copies the parent's identity and sequence, which are its own.
+        process = os.getpid()
+        adder = self._adders.get(process)
+        if adder is None:  # of threads that come at once, one sets it for all
+            adder = self._adders.setdefault(process, Adder(self._caller, self.name))
         return adder.add(episodes, timeout)
 
     def _sampling(

@@ -121,10 +121,16 @@ class Buffer:
         files.write_whole(folder / layout.META, layout.encode_meta(buffer_id, spec))
 
     def append(self, data: Mapping[str, Any], origin: Origin | None = None) -> Stored:
+        """Stores one episode and makes it as durable as the buffer promises; see `store`."""
+        stored = self.store(data, origin)
+        self.settle(stored)
+        return stored
+
+    def store(self, data: Mapping[str, Any], origin: Origin | None = None) -> Stored:
         """Stores one episode, whole, and makes it visible at once.
 
-        When this returns, the episode survives the death of the process; with durability "commit"
-        it survives a power loss as well.
+        When this returns, the episode survives the death of the process. It is to be acknowledged
+        only after `settle`.
 
         Args:
             data: an array of shape (T, *column shape) per declared column; `timestamp` and
@@ -142,10 +148,18 @@ class Buffer:
         with self._lock:
             self.check_open()
             known = origin and self._known(origin, payload_hash)
-            stored = known or self._store(arrays, origin, payload_hash)
+            return known or self._store(arrays, origin, payload_hash)
+
+    def settle(self, stored: Stored) -> None:
+        """Makes an episode, and all before it, as durable as the buffer promises.
+
+        With durability "commit", they survive a power loss when this returns.
+
+        Raises:
+            OSError: the disk failed; nothing is acknowledged any more.
+        """
         if self.spec.durability == "commit":
             self.sync(stored.index + stored.num_frames)
-        return stored
 
     def sync(self, until: int | None = None) -> None:
         """Makes the frames below `until`, or all there are, survive a power loss.
