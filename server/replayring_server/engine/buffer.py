@@ -59,7 +59,11 @@ class Buffer:
     """
 
     def __init__(
-        self, folder: Path, name: str, on_failure: Callable[[], None] = lambda: None
+        self,
+        folder: Path,
+        name: str,
+        on_failure: Callable[[], None] = lambda: None,
+        renew: Callable[[Buffer], None] = lambda buffer: None,
     ) -> None:
         """Opens the buffer in `folder`, as its last server left it.
 
@@ -67,6 +71,7 @@ class Buffer:
             folder: where its files are.
             name: what it is called.
             on_failure: called once if the disk fails, from the thread that met the error.
+            renew: called when `renew_reservation` should be, from another thread and soon.
 
         Raises:
             StorageError: files are missing, damaged, or of an unknown version. Nothing is changed.
@@ -77,6 +82,7 @@ class Buffer:
         files.check_sizes(folder, sizes)
         self.name = name
         self._on_failure = on_failure
+        self._renew = renew
         self._folder = folder
         self._disk_bytes = sum(sizes.values())
         self._mapped = {file: files.map_file(folder / file, writable=True) for file in sizes}
@@ -100,6 +106,8 @@ class Buffer:
         self._writers = WriterTable(self._mapped[layout.WRITERS], self._log, self._next_episode)
         self._lock = threading.Lock()
         self._syncing = threading.Lock()
+        self._renewing = threading.Lock()
+        self._renewal_due = False
         self._closed = False
         self._deleted = False
         self._failed = False
@@ -185,6 +193,18 @@ class Buffer:
                     files.sync_file(self._folder / file)
             self._cursor.checkpoint(live.end, live.start, episodes)
 
+    def renew_reservation(self) -> None:
+        """Reserves rows for the appends to come, which then need not wait for the disk.
+
+        Raises:
+            OSError: the disk failed; nothing is acknowledged any more.
+        """
+        with self._renewing:
+            self._renewal_due = False
+            if not self._closed:
+                with self._failing_for_good():
+                    self._cursor.renew()
+
     @contextmanager
     def _failing_for_good(self) -> Iterator[None]:
         """Refuses to go on after an error of the disk, and tells the store."""
@@ -235,7 +255,7 @@ class Buffer:
         with self._lock:
             was_closed, self._closed = self._closed, True
             self._deleted = self._deleted or not sync
-        with self._syncing:  # also waits for a sync under way
+        with self._syncing, self._renewing:  # also waits for one that is under way
             if sync and not was_closed:
                 self._sync()
 
@@ -250,6 +270,9 @@ class Buffer:
         self._next_episode = episode + 1
         if record:
             self._writers.put(record)
+        if self._cursor.running_out and not self._renewal_due:
+            self._renewal_due = True
+            self._renew(self)
         return Stored(episode, index, frames)
 
     def _known(self, origin: Origin, payload_hash: bytes) -> Stored | None:

@@ -80,9 +80,10 @@ class Store:
                 logger.warning("%s", concern)
             self._remove_leftovers()
             self.parameters = Parameters(self.data_dir, self.limits.max_parameter_sets)
+            self._syncer = Syncer(lambda: list(self._buffers.values()))
+            undo.callback(self._syncer.stop)
             self._open_all()
             undo.pop_all()
-        self._syncer = Syncer(lambda: list(self._buffers.values()))
 
     def get(self, name: str) -> Buffer:
         """Returns an open buffer.
@@ -139,7 +140,7 @@ class Store:
             )
             self._create(name, spec)
             try:
-                buffer = Buffer(self.data_dir / name, name, self._on_failure)
+                buffer = self._buffer(self.data_dir / name)
             except StorageError as error:
                 self._damaged[name] = str(error)
                 raise
@@ -222,7 +223,7 @@ class Store:
     def _open(self, folder: Path) -> Buffer:
         if folder.is_symlink():
             raise StorageError(f"{folder} is a symbolic link; refused")
-        buffer = Buffer(folder, folder.name, self._on_failure)
+        buffer = self._buffer(folder)
         live = buffer.reader.live
         logger.info("opened buffer %r: %d of %d frames", folder.name, len(live), live.capacity)
         if buffer.restored:
@@ -231,6 +232,9 @@ class Store:
                 folder.name,
             )
         return buffer
+
+    def _buffer(self, folder: Path) -> Buffer:
+        return Buffer(folder, folder.name, self._on_failure, self._syncer.renew)
 
     def _remove_leftovers(self) -> None:
         """Removes what a death in the middle of creating or deleting a buffer left behind."""
