@@ -15,6 +15,7 @@ from typing import Any
 
 from replayring_proto.errors import InvalidRequestError, ReplayRingError, StorageError
 from replayring_proto.limits import ServerLimits
+from replayring_server.allocator import keep_freed_memory
 from replayring_server.engine import Store
 from replayring_server.security.certificates import Certificates, certificates_from
 from replayring_server.security.exposure import check_exposure, missing
@@ -89,6 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr
     )
     _raise_descriptor_limit()
+    keep_freed_memory()
     try:
         _run_loop(_serve(_settings_from(arguments)))
     except (ReplayRingError, OSError) as error:
