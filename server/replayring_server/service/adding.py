@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
@@ -28,21 +27,9 @@ Episodes: TypeAlias = "list[tuple[int, Pack]]"
 """Episodes that came whole, with their sequences."""
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """Why an episode was not stored, nor any after it.
-
-    Attributes:
-        sequence: the episode's.
-        error: what is wrong with it.
-    """
-
-    sequence: int
-    error: ReplayRingError
-
-    def named(self) -> ReplayRingError:
-        """Returns the error, naming the episode."""
-        return type(self.error)(f"sequence {self.sequence}: {self.error}")
+Refusal: TypeAlias = "tuple[type[ReplayRingError], str]"
+"""Why an episode was not stored, nor any after it. An error itself would hold the frames that it has
+passed, and so a deleted buffer's files, until the garbage collector came by."""
 
 
 class AddEpisodes:
@@ -82,7 +69,8 @@ class AddEpisodes:
         except ReplayRingError as error:
             if not self._sequence:
                 raise
-            raise Refusal(self._sequence, error).named() from None
+            kind, text = _refusal(self._sequence, error)
+            raise kind(text) from None
 
     async def _take(self, frame: Frame) -> Episodes:
         """Takes a message; returns the episodes that it completes."""
@@ -148,7 +136,8 @@ class AddEpisodes:
         if stored:
             await self._call.write(_acknowledge(episodes, stored))
         if refusal is not None:
-            raise refusal.named()
+            kind, text = refusal
+            raise kind(text)
 
 
 def checked_sequence(sequence: int) -> int:
@@ -189,11 +178,15 @@ def _append(
             check_bools(pack.arrays)
             stored.append(buffer.store(pack.arrays, Origin(writer_id, sequence)))
         except ReplayRingError as error:
-            refusal = Refusal(sequence, error)
+            refusal = _refusal(sequence, error)
             break
     if stored:
         buffer.settle(max(stored, key=lambda one: one.index))
     return stored, refusal
+
+
+def _refusal(sequence: int, error: ReplayRingError) -> Refusal:
+    return type(error), f"sequence {sequence}: {error}"
 
 
 def _acknowledge(episodes: Episodes, stored: list[Stored]) -> bytes:
