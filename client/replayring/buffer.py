@@ -18,7 +18,12 @@ from replayring._same_host import FileReads, FileStream, Place, find
 from replayring._sampling import SampleStream, Sampling, WireStream, sample
 from replayring.writer import DEFAULT_IN_FLIGHT_BYTES, DEFAULT_SPILL_BYTES, Writer
 from replayring_proto.episode import check_episode, split_episodes
-from replayring_proto.errors import FrameNotFoundError, InvalidRequestError, InvalidSpecError
+from replayring_proto.errors import (
+    FrameNotFoundError,
+    InvalidEpisodeError,
+    InvalidRequestError,
+    InvalidSpecError,
+)
 from replayring_proto.messages import BufferInfo, info_from_message, view_to_message
 from replayring_proto.query import Offsets, SampleQuery, View
 from replayring_proto.spec import BufferSpec
@@ -116,6 +121,10 @@ class Buffer:
             ReplayRingError: as for `add_episode`. Its attribute `acknowledged` lists the
                 acknowledgements of the episodes that were stored all the same.
         """
+        if isinstance(episodes, Mapping):
+            raise InvalidEpisodeError(
+                "add_episodes takes a list of episodes, received one; use add_episode for it"
+            )
         return self._add([check_episode(self.spec, episode) for episode in episodes], timeout)
 
     def add_data(

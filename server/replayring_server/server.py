@@ -62,12 +62,14 @@ def _max_connections(limit: int) -> int:
     return min(limit, allowed)
 
 
-def _not_a_vanished_peer(record: logging.LogRecord) -> bool:
-    """Says no to what gRPC logs, with a traceback, when a peer left before it had its status.
+def _is_news(record: logging.LogRecord) -> bool:
+    """Says no to what gRPC logs, with a traceback, of things that any peer may do.
 
-    That is how any client behaves that has read all it wanted.
+    It may leave before it has its status, as a client does that has read all it wanted. And it may
+    send metadata that are no UTF-8, which gRPC logs whole: a token with a slip in it, say.
     """
-    return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))
+    expected = (grpc.aio.InternalError, UnicodeDecodeError)
+    return not (record.exc_info and isinstance(record.exc_info[1], expected))
 
 
 class Server:
@@ -89,7 +91,7 @@ class Server:
         self._store = store
         self._certificates = certificates
         self._authorisation = Authorisation(tokens)
-        logging.getLogger("grpc._cython.cygrpc").addFilter(_not_a_vanished_peer)
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
         self._service = ReplayService(store, self._authorisation)
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
         self._grpc = _grpc_server(

@@ -19,7 +19,7 @@ from replayring_proto.errors import (
     NotFoundError,
     StorageError,
 )
-from replayring_proto.limits import ServerLimits, check_limit
+from replayring_proto.limits import MAX_NAME, ServerLimits, check_limit
 from replayring_proto.spec import BufferSpec, check_name, is_name
 from replayring_server.engine import file_systems, files
 from replayring_server.engine.buffer import Buffer
@@ -282,12 +282,13 @@ def _is_buffer(path: Path) -> bool:
 
 def _no_such(name: str, known: list[str]) -> str:
     """Returns the message about a name that no buffer has; short, however many there are."""
+    name = name[: MAX_NAME + 20]  # it may be as long as a message, and comparing takes time
     near = difflib.get_close_matches(name, known, 1)
     if near:
-        return f"there is no buffer {name[:80]!r}; did you mean {near[0]!r}?"
+        return f"there is no buffer {name!r}; did you mean {near[0]!r}?"
     some = ", ".join(known[:_NAMES_IN_MESSAGE]) or "none yet"
     more = f" and {len(known) - _NAMES_IN_MESSAGE:,} more" if len(known) > _NAMES_IN_MESSAGE else ""
-    return f"there is no buffer {name[:80]!r}; there are {some}{more}"
+    return f"there is no buffer {name!r}; there are {some}{more}"
 
 
 def _same_spec(buffer: Buffer, spec: BufferSpec) -> Buffer:
