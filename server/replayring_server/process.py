@@ -7,12 +7,14 @@ import contextlib
 import logging
 import resource
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from replayring_proto.errors import ReplayRingError, StorageError
 from replayring_proto.limits import ServerLimits
 from replayring_server.configuration import Settings
+from replayring_server.diagnostics import handlers_of
 from replayring_server.engine import Store
 from replayring_server.security.certificates import Certificates, certificates_from
 from replayring_server.security.exposure import check_exposure, missing
@@ -22,8 +24,13 @@ from replayring_server.server import Server
 logger = logging.getLogger(__name__)
 
 
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
 def run_server(settings: Settings, limits: ServerLimits) -> None:
-    """Serves until SIGTERM or SIGINT.
+    """Serves until SIGTERM or SIGINT. A second one ends at once what is still in flight.
+
+    Whatever signals come, buffers are closed properly.
 
     Raises:
         ReplayRingError: the settings do not go together, or it cannot serve, or not any more.
@@ -32,7 +39,14 @@ def run_server(settings: Settings, limits: ServerLimits) -> None:
     certificates = certificates_from(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
     tokens = Tokens(settings.token_file) if settings.token_file else None
     _check_exposure(settings, certificates, tokens)
-    _run_loop(_Life(settings, limits, certificates, tokens).live())
+    diagnostics = handlers_of(reflection=settings.reflection, channelz=settings.channelz)
+    make_server = partial(Server, certificates=certificates, tokens=tokens, diagnostics=diagnostics)
+    try:
+        _run_loop(_Life(settings, limits, make_server).live())
+    finally:
+        # All is closed, and the interpreter takes a while to end; one more signal changes nothing.
+        for number in _STOPPING:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _check_exposure(
@@ -53,17 +67,13 @@ class _Life:
     """One run of a server, on one event loop."""
 
     def __init__(
-        self,
-        settings: Settings,
-        limits: ServerLimits,
-        certificates: Certificates | None,
-        tokens: Tokens | None,
+        self, settings: Settings, limits: ServerLimits, make_server: Callable[[Store], Server]
     ) -> None:
         self._settings = settings
         self._limits = limits
-        self._certificates = certificates
-        self._tokens = tokens
+        self._make_server = make_server
         self._stopping = asyncio.Event()
+        self._hurried = asyncio.Event()
         self._disk_failed = asyncio.Event()
 
     async def live(self) -> None:
@@ -78,11 +88,13 @@ class _Life:
             loop.call_soon_threadsafe(self._disk_failed.set)
             loop.call_soon_threadsafe(self._stopping.set)
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
+        for number in _STOPPING:
+            loop.add_signal_handler(number, self._on_signal)
         try:
             with Store(self._settings.data_dir, self._limits, on_failure) as store:
-                await self._serve(store)
+                server = self._make_server(store)
+                await self._serve(store, server)
+                await self._stop(server)
         finally:
             if self._disk_failed.is_set():
                 raise StorageError(
@@ -90,19 +102,36 @@ class _Life:
                 )
         logger.info("stopped")
 
-    async def _serve(self, store: Store) -> None:
-        settings = self._settings
-        server = Server(store, self._certificates, self._tokens)
-        if self._tokens is not None:
+    def _on_signal(self) -> None:
+        (self._hurried if self._stopping.is_set() else self._stopping).set()
+
+    async def _serve(self, store: Store, server: Server) -> None:
+        """Serves until it is told to stop."""
+        if self._settings.token_file:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_tokens, server)
-        host, port = settings.listen
-        bound = await server.start(host, port, settings.health_listen)
+        host, port = self._settings.listen
+        bound = await server.start(host, port, self._settings.health_listen)
         # On stdout, and whole: whoever started this process waits for the line to learn the port.
         print(f"replayring listening on {host}:{bound}", flush=True)
         logger.info("serving %s on %s:%d", store.data_dir, host, bound)
         await self._stopping.wait()
-        logger.info("stopping: calls in flight have %.1f s to finish", settings.grace)
-        await server.stop(settings.grace)
+
+    async def _stop(self, server: Server) -> None:
+        """Says NOT_SERVING, serves on for a while, lets calls finish, and ends the others."""
+        delay, grace = self._settings.drain_delay, self._settings.grace
+        server.announce_stop()
+        if delay:
+            logger.info("stopping: NOT_SERVING, but calls are taken for %.1f s more", delay)
+        hurry = asyncio.create_task(self._hurried.wait())
+        await asyncio.wait({hurry}, timeout=delay)
+        logger.info("stopping: calls in flight have %.1f s to finish", grace)
+        stop = asyncio.create_task(server.stop(grace))
+        await asyncio.wait({hurry, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.done():
+            logger.info("stopping: told so again, calls in flight are cut")
+            await server.stop(0)
+        hurry.cancel()
+        await stop
 
 
 def _reload_tokens(server: Server) -> None:

@@ -32,7 +32,7 @@ def setting(
     """Returns a dataclass's field that is a setting.
 
     Args:
-        placeholder: what stands for its value in help; None for one that is on or off.
+        placeholder: what stands for its value in help; None for what is on or off, or a choice.
         text: what it is, for help and README.
         default: its value where nobody sets it; without one it has to be set.
         group: title under which help lists it.

@@ -9,6 +9,7 @@ Numbers are never negative.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from replayring_proto.limits import ServerLimits
 from replayring_server.configuration.address import Address
@@ -36,8 +37,32 @@ class Settings:
         "another address, without TLS, that answers the health service and nothing else",
         default=None,
     )
+    drain_delay: float = setting(
+        "SECONDS",
+        "how long calls are still taken after SIGTERM, when health says NOT_SERVING already: for "
+        "balancers to notice",
+        default=0.0,
+    )
     grace: float = setting(
-        "SECONDS", "how long calls in flight may finish after SIGTERM", default=5.0
+        "SECONDS",
+        "how long calls in flight may finish after SIGTERM and --drain-delay",
+        default=5.0,
+    )
+    log_format: Literal["text", "json"] = setting(
+        None, "how the log is written; json is one object a line", default="text"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        None, "the least severe level that is logged", default="info"
+    )
+    reflection: bool = setting(
+        None,
+        "answer gRPC's reflection service; needs the extra `reflection`",
+        default=False,
+    )
+    channelz: bool = setting(
+        None,
+        "answer gRPC's channelz service; needs the extra `channelz`",
+        default=False,
     )
 
     tls_cert: str | None = setting(
