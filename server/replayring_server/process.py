@@ -7,7 +7,7 @@ import contextlib
 import logging
 import resource
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any
 
@@ -41,12 +41,7 @@ def run_server(settings: Settings, limits: ServerLimits) -> None:
     _check_exposure(settings, certificates, tokens)
     diagnostics = handlers_of(reflection=settings.reflection, channelz=settings.channelz)
     make_server = partial(Server, certificates=certificates, tokens=tokens, diagnostics=diagnostics)
-    try:
-        _run_loop(_Life(settings, limits, make_server).live())
-    finally:
-        # All is closed, and the interpreter takes a while to end; one more signal changes nothing.
-        for number in _STOPPING:
-            signal.signal(number, signal.SIG_IGN)
+    _run_loop(_Life(settings, limits, make_server).live())
 
 
 def _check_exposure(
@@ -88,10 +83,11 @@ class _Life:
             loop.call_soon_threadsafe(self._disk_failed.set)
             loop.call_soon_threadsafe(self._stopping.set)
 
-        for number in _STOPPING:
-            loop.add_signal_handler(number, self._on_signal)
         try:
-            with Store(self._settings.data_dir, self._limits, on_failure) as store:
+            with (
+                _signals_handled(partial(loop.call_soon_threadsafe, self._on_signal)),
+                Store(self._settings.data_dir, self._limits, on_failure) as store,
+            ):
                 server = self._make_server(store)
                 await self._serve(store, server)
                 await self._stop(server)
@@ -132,6 +128,22 @@ class _Life:
             await server.stop(0)
         hurry.cancel()
         await stop
+
+
+@contextlib.contextmanager
+def _signals_handled(handle: Callable[[], object]) -> Iterator[None]:
+    """Calls `handle`, between any two instructions, at each signal to stop; then ignores them.
+
+    The event loop's own handlers would not do: it takes them back before the interpreter has
+    ended, and one more signal would kill what is about to end with 0.
+    """
+    for number in _STOPPING:
+        signal.signal(number, lambda *_: handle())
+    try:
+        yield
+    finally:
+        for number in _STOPPING:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _reload_tokens(server: Server) -> None:
