@@ -1,8 +1,8 @@
 """The standard health service, whose watchers hold nobody up.
 
 grpcio's own writes to its watchers under a lock: one who takes nothing keeps the others from
-hearing anything, and a server from stopping. It forgets the others when one leaves, and never ends
-a watch.
+hearing anything, and a server from stopping. It never ends a watch, and up to 1.71 it forgets the
+others when one leaves.
 """
 
 from __future__ import annotations

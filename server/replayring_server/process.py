@@ -23,7 +23,6 @@ from replayring_server.server import Server
 
 logger = logging.getLogger(__name__)
 
-
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 

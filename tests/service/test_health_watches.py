@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from grpc_health.v1 import health_pb2
@@ -29,9 +30,9 @@ class Watcher:
         self.heard.append(health_pb2.HealthCheckResponse.FromString(message).status)
 
 
-async def watching(health: Health, watcher: Watcher) -> asyncio.Task[Any]:
+async def watching(health: Health, watcher: Any) -> asyncio.Task[None]:
     """Begins a watch, and returns when it has said something."""
-    task = asyncio.create_task(health._watch(REQUEST.SerializeToString(), watcher))  # type: ignore[arg-type]
+    task = asyncio.create_task(health._watch(REQUEST.SerializeToString(), watcher))
     await asyncio.wait_for(watcher.asked.wait(), 60)
     return task
 
@@ -75,7 +76,7 @@ def next_status(stream: Stream) -> int:
     return health_pb2.HealthCheckResponse.FromString(stream.receive()).status
 
 
-def test_watcher_that_leaves_takes_nothing_from_the_others(tmp_path: Any) -> None:
+def test_watcher_that_leaves_takes_nothing_from_the_others(tmp_path: Path) -> None:
     async def announce(server: LocalServer) -> None:
         server.server.announce_stop()
 

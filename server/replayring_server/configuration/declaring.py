@@ -72,10 +72,10 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        """Its flag."""
+        """Its flag; a limit's stands before an equals sign."""
         if self.table is None:
             return f"--{self.name.replace('_', '-')}"
-        return f"--limit {self.name}=VALUE"
+        return f"--limit {self.name}"
 
     @property
     def variable(self) -> str:

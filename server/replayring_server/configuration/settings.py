@@ -85,7 +85,7 @@ class Settings:
         group="security",
     )
     insecure: bool = setting(
-        None, "listen on any address without all that", default=False, group="security"
+        None, "listen on any address without TLS and tokens", default=False, group="security"
     )
 
 
