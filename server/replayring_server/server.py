@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import resource
+from collections.abc import Iterable
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from replayring_proto.errors import StorageError
 from replayring_proto.limits import (
@@ -16,6 +16,7 @@ from replayring_proto.limits import (
     MAX_MESSAGE_BYTES,
 )
 from replayring_server.engine import Store
+from replayring_server.health import Health
 from replayring_server.security.authorisation import Authorisation
 from replayring_server.security.certificates import Certificates
 from replayring_server.security.tokens import Tokens
@@ -80,6 +81,7 @@ class Server:
         store: Store,
         certificates: Certificates | None = None,
         tokens: Tokens | None = None,
+        diagnostics: Iterable[grpc.GenericRpcHandler] = (),
     ) -> None:
         """Prepares a server.
 
@@ -87,19 +89,25 @@ class Server:
             store: what it serves.
             certificates: makes it speak TLS, and nothing else.
             tokens: makes it ask its callers for one, except for its health.
+            diagnostics: more services, for which any token will do.
         """
         self._store = store
         self._certificates = certificates
         self._authorisation = Authorisation(tokens)
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
         self._service = ReplayService(store, self._authorisation)
-        self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
+        self._health = Health([SERVICE])
         self._grpc = _grpc_server(
             max_connections=_max_connections(store.limits.max_connections),
             max_streams=store.limits.max_streams_per_connection,
         )
-        self._grpc.add_generic_rpc_handlers((self._service.handler(),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        self._grpc.add_generic_rpc_handlers(
+            (
+                self._service.handler(),
+                self._health.handler(),
+                *(self._authorisation.guard(handler) for handler in diagnostics),
+            )
+        )
         self._probes: grpc.aio.Server | None = None
 
     async def start(self, host: str, port: int, probes: tuple[str, int] | None = None) -> int:
@@ -118,12 +126,12 @@ class Server:
         bound = _listen(self._grpc, host, port, credentials)
         if probes is not None:
             self._probes = _grpc_server(max_connections=_MAX_PROBES, max_streams=_MAX_PROBES)
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
+            self._probes.add_generic_rpc_handlers((self._health.handler(),))
             logger.info("health on %s:%d", probes[0], _listen(self._probes, *probes))
             await self._probes.start()
         await self._grpc.start()
         self._store.lock.describe(f"pid {os.getpid()}, {host}:{bound}")
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._health.set_serving(True)
         return bound
 
     def reload_tokens(self) -> None:
@@ -134,9 +142,18 @@ class Server:
         """
         self._authorisation.reload()
 
+    def announce_stop(self) -> None:
+        """Says NOT_SERVING to whoever asks for its health or watches it, and serves on."""
+        self._health.set_serving(False)
+
     async def stop(self, grace_s: float) -> None:
-        """Stops: says so, ends calls that wait, lets those at work finish for `grace_s` seconds."""
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        """Stops: says so, ends calls that wait, lets those at work finish for `grace_s` seconds.
+
+        Then it ends them, and waits for what is already in the engine. Another call of this with
+        less grace, meanwhile, ends them sooner.
+        """
+        self.announce_stop()
+        self._health.end_watches()
         self._service.stop_waiting()
         await self._grpc.stop(grace_s)
         if self._probes is not None:
@@ -146,10 +163,6 @@ class Server:
     async def wait(self) -> None:
         """Returns when the server has stopped."""
         await self._grpc.wait_for_termination()
-
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for service in ("", SERVICE):
-            await self._health.set(service, status)
 
 
 def _grpc_server(*, max_connections: int, max_streams: int) -> grpc.aio.Server:

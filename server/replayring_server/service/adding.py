@@ -28,8 +28,8 @@ Episodes: TypeAlias = "list[tuple[int, Pack]]"
 
 
 Refusal: TypeAlias = "tuple[type[ReplayRingError], str]"
-"""Why an episode was not stored, nor any after it. An error itself would hold the frames that it has
-passed, and so a deleted buffer's files, until the garbage collector came by."""
+"""Why an episode was not stored, nor any after it: an error's class and text. The error itself would
+hold the frames it has passed, and so a deleted buffer's files, until the garbage collector came."""
 
 
 class AddEpisodes:
