@@ -7,8 +7,8 @@ import contextlib
 import logging
 import resource
 import signal
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine
+from typing import TYPE_CHECKING, Any
 
 from replayring_proto.errors import ReplayRingError, StorageError
 from replayring_proto.limits import ServerLimits
@@ -18,6 +18,10 @@ from replayring_server.security.certificates import Certificates, certificates_f
 from replayring_server.security.exposure import check_exposure, missing
 from replayring_server.security.tokens import Tokens
 from replayring_server.server import Server
+from replayring_server.telemetry import from_other_threads, needs_extra
+
+if TYPE_CHECKING:
+    from replayring_server.telemetry.otlp import OpenTelemetry
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +48,9 @@ def _check_exposure(
         or (certificates is not None and certificates.client_ca is not None),
     )
     if not settings.insecure:
-        check_exposure(str(settings.listen), settings.listen.host, lacking)
+        for address in (settings.listen, settings.metrics_listen):
+            if address is not None:
+                check_exposure(str(address), address.host, lacking)
     elif lacking:
         logger.warning("--insecure: there is no %s", " and no ".join(lacking))
 
@@ -91,18 +97,46 @@ class _Life:
         logger.info("stopped")
 
     async def _serve(self, store: Store) -> None:
+        async with _telemetry(self._settings.otel) as telemetry:
+            interceptors = telemetry.interceptors if telemetry else ()
+            server = Server(store, self._certificates, self._tokens, interceptors)
+            if telemetry:
+                telemetry.watch(from_other_threads(server.status))
+            await self._run(server, store)
+
+    async def _run(self, server: Server, store: Store) -> None:
         settings = self._settings
-        server = Server(store, self._certificates, self._tokens)
         if self._tokens is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_tokens, server)
         host, port = settings.listen
-        bound = await server.start(host, port, settings.health_listen)
+        bound = await server.start(host, port, settings.health_listen, settings.metrics_listen)
         # On stdout, and whole: whoever started this process waits for the line to learn the port.
         print(f"replayring listening on {host}:{bound}", flush=True)
         logger.info("serving %s on %s:%d", store.data_dir, host, bound)
         await self._stopping.wait()
         logger.info("stopping: calls in flight have %.1f s to finish", settings.grace)
         await server.stop(settings.grace)
+
+
+@contextlib.asynccontextmanager
+async def _telemetry(wanted: bool) -> AsyncIterator[OpenTelemetry | None]:
+    """Gives what exports to OpenTelemetry, if it is wanted; what is left is exported at the end.
+
+    Raises:
+        InvalidRequestError: its libraries are not installed.
+    """
+    if not wanted:
+        yield None
+        return
+    try:
+        from replayring_server.telemetry.otlp import OpenTelemetry
+    except ModuleNotFoundError as error:
+        raise needs_extra("--otel", "otel", error) from None
+    telemetry = OpenTelemetry()
+    try:
+        yield telemetry
+    finally:
+        await asyncio.to_thread(telemetry.close)
 
 
 def _reload_tokens(server: Server) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import resource
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,7 @@ class Server:
         store: Store,
         certificates: Certificates | None = None,
         tokens: Tokens | None = None,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     ) -> None:
         """Prepares a server.
 
@@ -93,6 +95,7 @@ class Server:
             store: what it serves.
             certificates: makes it speak TLS, and nothing else.
             tokens: makes it ask its callers for one, except for its health.
+            interceptors: see every call of the service before it does.
         """
         self._store = store
         self._certificates = certificates
@@ -103,6 +106,7 @@ class Server:
         self._grpc = _grpc_server(
             max_connections=_max_connections(store.limits.max_connections),
             max_streams=store.limits.max_streams_per_connection,
+            interceptors=interceptors,
         )
         self._grpc.add_generic_rpc_handlers((self._service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
@@ -175,7 +179,7 @@ class Server:
         try:
             from replayring_server.telemetry.prometheus import PATH, MetricsServer
         except ModuleNotFoundError as error:
-            raise needs_extra("metrics for Prometheus", "metrics", error) from None
+            raise needs_extra("--metrics-listen", "metrics", error) from None
         check = partial(self._authorisation.check, "GetServerStatus")
         status = from_other_threads(self.status)
         server = MetricsServer(host, port, status, self._certificates, check)
@@ -187,13 +191,19 @@ class Server:
             await self._health.set(service, status)
 
 
-def _grpc_server(*, max_connections: int, max_streams: int) -> grpc.aio.Server:
+def _grpc_server(
+    *,
+    max_connections: int,
+    max_streams: int,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+) -> grpc.aio.Server:
     return grpc.aio.server(
+        interceptors=interceptors,
         options=[
             *_OPTIONS,
             ("grpc.max_allowed_incoming_connections", max_connections),
             ("grpc.max_concurrent_streams", max_streams),
-        ]
+        ],
     )
 
 

@@ -38,9 +38,12 @@ class BufferRates:
 
 @dataclass(frozen=True)
 class MethodRates:
-    """One method's rates, per second, and how long its work took meanwhile."""
+    """One method's rates, per second, and how long its work took meanwhile.
 
-    finished: float
+    Done are calls that succeeded; of AddEpisodes episodes, of SampleBatch draws.
+    """
+
+    done: float
     refused: float
     work: Durations
 
@@ -96,12 +99,9 @@ class Rates:
         old = self._methods.get(method.name)
         if old is None:
             return None
-        finished = sum(method.finished.values()) - sum(old.finished.values())
-        return MethodRates(
-            finished / self._seconds,
-            (_refused(method) - _refused(old)) / self._seconds,
-            method.work.since(old.work),
-        )
+        work = method.work.since(old.work)
+        refused = _refused(method) - _refused(old)
+        return MethodRates(work.count / self._seconds, refused / self._seconds, work)
 
 
 def _refused(method: MethodStatus) -> int:

@@ -180,9 +180,9 @@ def _quietest(buffer: BufferStatus, _: Rates) -> str:
     return _span(buffer.writers[0].quiet_s) if buffer.writers else _UNKNOWN
 
 
-def _finished(method: MethodStatus, rates: Rates) -> str:
+def _done(method: MethodStatus, rates: Rates) -> str:
     found = rates.of_method(method)
-    return _UNKNOWN if found is None else _count(found.finished)
+    return _UNKNOWN if found is None else _count(found.done)
 
 
 def _refused(method: MethodStatus, rates: Rates) -> str:
@@ -216,7 +216,7 @@ _BUFFERS: tuple[_Column[BufferStatus], ...] = (
 _METHODS: tuple[_Column[MethodStatus], ...] = (
     _Column("method", 17, lambda m, _: m.name),
     _Column("in flight", 9, lambda m, _: _count(m.in_flight)),
-    _Column("ended/s", 7, _finished),
+    _Column("done/s", 7, _done),
     _Column("refused/s", 9, _refused),
     _Column("half below", 10, _work(0.5)),
     _Column("99% below", 9, _work(0.99)),

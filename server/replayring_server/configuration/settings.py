@@ -36,6 +36,17 @@ class Settings:
         "another address, without TLS, that answers the health service and nothing else",
         default=None,
     )
+    metrics_listen: Address | None = setting(
+        "HOST:PORT",
+        "another address, for Prometheus: it answers GET /metrics, over TLS and for a token where "
+        "--listen does; needs prometheus-client",
+        default=None,
+    )
+    otel: bool = setting(
+        None,
+        "export metrics and traces to OpenTelemetry over OTLP, as the OTEL_* variables say",
+        default=False,
+    )
     grace: float = setting(
         "SECONDS", "how long calls in flight may finish after SIGTERM", default=5.0
     )

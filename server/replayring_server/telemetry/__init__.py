@@ -39,6 +39,5 @@ def needs_extra(what: str, extra: str, missing: ModuleNotFoundError) -> InvalidR
     if (missing.name or "").startswith("replayring"):
         raise missing
     return InvalidRequestError(
-        f"{what} need{'s' if not what.endswith('s') else ''} {missing.name}, which is not "
-        f'installed: pip install "replayring[{extra}]"'
+        f'{what} needs {missing.name}, which is not installed: pip install "replayring[{extra}]"'
     )
