@@ -59,6 +59,11 @@ MAX_PAGE_SIZE = 256
 PAGE_BYTES = 1 << 20
 """Bytes after which a page of ListBuffers ends, so that one message holds it."""
 
+MAX_STATUS_ENTRIES = 1000
+"""Buffers, and sets of parameters, in one answer to GetServerStatus."""
+
+MAX_STATUS_WRITERS = 20
+"""Writers of one buffer there."""
 
 MIN_TOKEN_LENGTH = 32
 """Characters of a token: 128 bits, if they are hexadecimal and random."""

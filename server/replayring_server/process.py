@@ -1,4 +1,4 @@
-"""A server's life as a process: descriptors, memory, loop and signals, from settings to a clean end."""
+"""A server as a process: descriptors, memory, loop and signals, from settings to a clean end."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import contextlib
 import logging
 import resource
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from replayring_proto.errors import ReplayRingError, StorageError
 from replayring_proto.limits import ServerLimits
@@ -21,6 +21,10 @@ from replayring_server.security.certificates import Certificates, certificates_f
 from replayring_server.security.exposure import check_exposure, missing
 from replayring_server.security.tokens import Tokens
 from replayring_server.server import Server
+from replayring_server.telemetry import from_other_threads, needs_extra
+
+if TYPE_CHECKING:
+    from replayring_server.telemetry.otlp import OpenTelemetry
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +58,9 @@ def _check_exposure(
         or (certificates is not None and certificates.client_ca is not None),
     )
     if not settings.insecure:
-        check_exposure(str(settings.listen), settings.listen.host, lacking)
+        for address in (settings.listen, settings.metrics_listen):
+            if address is not None:
+                check_exposure(str(address), address.host, lacking)
     elif lacking:
         logger.warning("--insecure: there is no %s", " and no ".join(lacking))
 
@@ -63,7 +69,7 @@ class _Life:
     """One run of a server, on one event loop."""
 
     def __init__(
-        self, settings: Settings, limits: ServerLimits, make_server: Callable[[Store], Server]
+        self, settings: Settings, limits: ServerLimits, make_server: Callable[..., Server]
     ) -> None:
         self._settings = settings
         self._limits = limits
@@ -89,9 +95,14 @@ class _Life:
                 _signals_handled(partial(loop.call_soon_threadsafe, self._on_signal)),
                 Store(self._settings.data_dir, self._limits, on_failure) as store,
             ):
-                server = self._make_server(store)
-                await self._serve(store, server)
-                await self._stop(server)
+                async with _telemetry(self._settings.otel) as telemetry:
+                    server = self._make_server(
+                        store, interceptors=telemetry.interceptors if telemetry else ()
+                    )
+                    if telemetry:
+                        telemetry.watch(from_other_threads(server.status))
+                    await self._serve(store, server)
+                    await self._stop(server)
         finally:
             if self._disk_failed.is_set():
                 raise StorageError(
@@ -106,8 +117,9 @@ class _Life:
         """Serves until it is told to stop."""
         if self._settings.token_file:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_tokens, server)
-        host, port = self._settings.listen
-        bound = await server.start(host, port, self._settings.health_listen)
+        settings = self._settings
+        host, port = settings.listen
+        bound = await server.start(host, port, settings.health_listen, settings.metrics_listen)
         # On stdout, and whole: whoever started this process waits for the line to learn the port.
         print(f"replayring listening on {host}:{bound}", flush=True)
         logger.info("serving %s on %s:%d", store.data_dir, host, bound)
@@ -145,6 +157,27 @@ def _signals_handled(handle: Callable[[], object]) -> Iterator[None]:
     finally:
         for number in _STOPPING:
             signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.asynccontextmanager
+async def _telemetry(wanted: bool) -> AsyncIterator[OpenTelemetry | None]:
+    """Gives what exports to OpenTelemetry, if it is wanted; what is left is exported at the end.
+
+    Raises:
+        InvalidRequestError: its libraries are not installed.
+    """
+    if not wanted:
+        yield None
+        return
+    try:
+        from replayring_server.telemetry.otlp import OpenTelemetry
+    except ModuleNotFoundError as error:
+        raise needs_extra("--otel", "otel", error) from None
+    telemetry = OpenTelemetry()
+    try:
+        yield telemetry
+    finally:
+        await asyncio.to_thread(telemetry.close)
 
 
 def _reload_tokens(server: Server) -> None:

@@ -37,6 +37,18 @@ class Settings:
         "another address, without TLS, that answers the health service and nothing else",
         default=None,
     )
+    metrics_listen: Address | None = setting(
+        "HOST:PORT",
+        "another address, for Prometheus: it answers GET /metrics, over TLS and for a token where "
+        "--listen does; needs the extra `metrics`",
+        default=None,
+    )
+    otel: bool = setting(
+        None,
+        "export metrics and traces to OpenTelemetry over OTLP, as the OTEL_* variables say; needs "
+        "the extra `otel`",
+        default=False,
+    )
     drain_delay: float = setting(
         "SECONDS",
         "how long calls are still taken after SIGTERM, when health says NOT_SERVING already: for "

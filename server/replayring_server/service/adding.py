@@ -28,8 +28,10 @@ Episodes: TypeAlias = "list[tuple[int, Pack]]"
 
 
 Refusal: TypeAlias = "tuple[type[ReplayRingError], str]"
-"""Why an episode was not stored, nor any after it: an error's class and text. The error itself would
-hold the frames it has passed, and so a deleted buffer's files, until the garbage collector came."""
+"""Why an episode was not stored, nor any after it: an error's class and text.
+
+The error itself would hold the frames that it has passed, and so a deleted buffer's files, until
+the garbage collector came by."""
 
 
 class AddEpisodes:
@@ -46,6 +48,7 @@ class AddEpisodes:
         self._changes = changes
         self._workers = workers
         self._call = call
+        self._times = calls.tally.work["AddEpisodes"]
         self._receiver = PackReceiver(
             call, calls.staging, store.limits.max_episode_bytes, "an episode"
         )
@@ -71,6 +74,9 @@ class AddEpisodes:
                 raise
             kind, text = _refusal(self._sequence, error)
             raise kind(text) from None
+        finally:
+            if self._buffer is not None:
+                self._buffer.tally.writers.left(self._writer_id)
 
     async def _take(self, frame: Frame) -> Episodes:
         """Takes a message; returns the episodes that it completes."""
@@ -96,6 +102,7 @@ class AddEpisodes:
             raise MalformedMessageError("`start` came twice; begin another call instead")
         self._buffer = self._store.get(start.buffer)
         self._writer_id = check_name(start.writer_id, "writer_id")
+        self._buffer.tally.writers.joined(self._writer_id)
 
     async def _take_whole(self, frame: Frame, fields: replay_pb2.AddEpisodesRequest) -> Episodes:
         """Takes the episodes that share a message."""
@@ -130,10 +137,13 @@ class AddEpisodes:
             self._changes.notify(buffer.buffer_id)
 
         lane = Lane.COMMIT if buffer.spec.durability == "commit" else Lane.APPEND
-        stored, refusal = await self._workers.change(
-            lane, partial(_append, buffer, self._writer_id, episodes), then=stored_or_not
-        )
+        with self._times.running():
+            stored, refusal = await self._workers.change(
+                lane, partial(_append, buffer, self._writer_id, episodes), then=stored_or_not
+            )
         if stored:
+            for (sequence, _), one in zip(episodes, stored, strict=False):
+                buffer.tally.acknowledged(self._writer_id, sequence, duplicate=one.duplicate)
             await self._call.write(_acknowledge(episodes, stored))
         if refusal is not None:
             kind, text = refusal

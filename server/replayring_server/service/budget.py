@@ -32,6 +32,11 @@ class Budget:
         """Whether nobody holds any."""
         return self.free == self.nbytes
 
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._queue)
+
     async def take(self, nbytes: int) -> Hold:
         """Returns a hold on that much, at most all there is, once there is room."""
         if nbytes and (self._queue or nbytes > self.free):
