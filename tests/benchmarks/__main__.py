@@ -15,7 +15,7 @@ from pathlib import Path
 
 from replayring.benchmark.workloads import WORKLOADS
 from tests.benchmarks.contest import compete
-from tests.benchmarks.goals import Record
+from tests.benchmarks.goals import MEMORY, Record
 from tests.benchmarks.parts import PARTS, SMALL_ONLY
 from tests.benchmarks.report import report
 from tests.benchmarks.rig import Peers, Rig
@@ -69,7 +69,9 @@ def measure(options: argparse.Namespace) -> Iterator[Record]:
             for figure, values in figures.items():
                 unit = "frames" if "insert" in (part, figure.split(",")[0]) else workload.unit
                 yield {"kind": "figure", **where, "name": figure, "unit": unit, **values.record()}
-            yield {"kind": "memory", **where, "most_mib": round(rig.most_memory, 1)}
+            memory = [round(value, 1) for value in rig.memory]
+            about = {"name": MEMORY, "unit": "MiB", "value": max(memory), "turns": [max(memory)]}
+            yield {"kind": "figure", **where, **about}
 
 
 def machine() -> Record:

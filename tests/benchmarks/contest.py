@@ -1,5 +1,4 @@
-"""Measuring in turns: everything that is compared works for a moment, one after the other, again
-and again.
+"""Measuring in turns: all that is compared works for a moment, one after the other, repeatedly.
 
 So a ratio is one of neighbouring turns, and what slows the machine down for a minute slows down
 both sides of it. A turn beside which others used the machine is repeated, a bounded number of
@@ -13,13 +12,10 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from replayring.benchmark.processes import Worker, together
+from replayring.benchmark.processes import Worker, summed, together
+from replayring.benchmark.turns import PERCENTILES
+from tests.benchmarks.goals import MAX_OTHERS
 from tests.benchmarks.others_load import OthersLoad
-
-MAX_OTHERS = 0.25
-"""Cores that others may use beside a turn."""
-
-LATENCIES = ("p50", "p99", "p999")
 
 
 @dataclass(frozen=True)
@@ -41,15 +37,8 @@ class Contender:
         """Lets them work, and returns what came of each figure."""
         results = iter(together(self.workers, seconds))
         return {
-            name: _sum([next(results) for _ in workers]) for name, workers in self.figures.items()
+            name: summed([next(results) for _ in workers]) for name, workers in self.figures.items()
         }
-
-
-def _sum(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Returns what several workers did in the same turn; of latencies, the worst."""
-    return {"per_second": sum(result["per_second"] for result in results)} | {
-        name: max(result[name] for result in results) for name in LATENCIES
-    }
 
 
 @dataclass
@@ -63,7 +52,7 @@ class Figure:
     """
 
     per_second: list[float] = field(default_factory=list)
-    latencies: dict[str, list[float]] = field(default_factory=lambda: {n: [] for n in LATENCIES})
+    latencies: dict[str, list[float]] = field(default_factory=lambda: {n: [] for n in PERCENTILES})
     others: list[float] = field(default_factory=list)
 
     def add(self, result: Mapping[str, float], others: float) -> None:
@@ -76,7 +65,7 @@ class Figure:
     def record(self) -> dict[str, Any]:
         """Returns it as it is written down."""
         return {
-            "per_second": round(median(self.per_second), 1),
+            "value": round(median(self.per_second), 1),
             "turns": [round(value, 1) for value in self.per_second],
             "others_cores": [round(value, 2) for value in self.others],
         } | {f"{n}_us": round(median(v) * 1e6, 1) for n, v in self.latencies.items()}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tests.benchmarks.goals import Record, Verdict, verdicts
+from replayring.benchmark.turns import PERCENTILES
+from tests.benchmarks.goals import Goal, Record, Verdict, verdicts
 
 
 def report(records: Sequence[Record]) -> str:
@@ -14,32 +15,36 @@ def report(records: Sequence[Record]) -> str:
 
 def figures(records: Iterable[Record]) -> str:
     """Returns a table of figures."""
-    rows = [("workload", "part", "", "per second", "", "p50 ms", "p99 ms", "p99.9 ms")]
+    rows = [("workload", "part", "", "", "", "p50 ms", "p99 ms", "p99.9 ms")]
     for record in records:
         if record["kind"] == "figure":
-            latencies = (f"{record[f'{name}_us'] / 1e3:.2f}" for name in ("p50", "p99", "p999"))
-            number = f"{record['per_second']:,.0f}"
+            times = (record.get(f"{name}_us") for name in PERCENTILES)
+            latencies = ("" if time is None else f"{time / 1e3:.2f}" for time in times)
             where = (record["workload"], record["part"], record["name"])
-            rows.append((*where, number, record["unit"], *latencies))
-        elif record["kind"] == "memory":
-            what = "server's memory beyond page cache"
-            number = f"{record['most_mib']:,.0f}"
-            rows.append((record["workload"], record["part"], what, number, "MiB", "", "", ""))
+            rows.append((*where, f"{record['value']:,.0f}", record["unit"], *latencies))
     return table(rows, right=(3, 5, 6, 7))
 
 
 def goals(found: Iterable[Verdict]) -> str:
     """Returns a table of goals."""
-    rows = [("workload", "part", "ours", "compared with", "goal", "measured", "spread", "")]
+    rows = [("workload", "part", "", "compared with", "goal", "measured", "spread", "")]
     for verdict in found:
-        goal = verdict.goal
-        bound = f">= {goal.at_least:g}" if goal.at_least is not None else f"<= {goal.at_most:g}"
-        spread = f"{verdict.lowest:.2f} to {verdict.highest:.2f}"
-        measured = f"{verdict.ratio:.2f}"
-        met = "met" if verdict.met else "NOT MET"
-        where = (goal.workload, goal.part, goal.ours, verdict.other)
-        rows.append((*where, bound, measured, spread, met))
+        goal, other = verdict.goal, verdict.other
+        rows.append(
+            (
+                *(goal.workload, goal.part, goal.ours, other["name"] if other else ""),
+                bound(goal),
+                f"{verdict.ratio:.2f}",
+                f"{verdict.ratios[0]:.2f} to {verdict.ratios[-1]:.2f}",
+                ("met" if verdict.met else "NOT MET") + ("" if verdict.calm else " (disturbed)"),
+            )
+        )
     return table(rows, right=(5,))
+
+
+def bound(goal: Goal) -> str:
+    """Returns what a goal asks for."""
+    return f">= {goal.at_least:g}" if goal.at_least is not None else f"<= {goal.at_most:g}"
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import replayring
-from replayring.benchmark.processes import START_SECONDS, Process, Worker
+from replayring.benchmark.processes import START_SECONDS, Worker
 from replayring.benchmark.roles import fill
 from replayring.benchmark.tasks import Task
 from replayring.benchmark.workloads import FPS, Workload
@@ -21,7 +21,6 @@ from tests.support import ServerProcess
 
 ROOT = Path(__file__).parents[2]
 BUFFER = "bench"
-MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Rig(ExitStack):
         workload: what the buffer holds.
         peers: where others are.
         folder: the buffer's directory.
-        most_memory: MiB of the server's memory that belong to no file, at most, so far.
+        memory: MiB of the server's memory that belong to no file, five times a second.
     """
 
     def __init__(self, workload: Workload, peers: Peers, folder: Path) -> None:
@@ -63,7 +62,7 @@ class Rig(ExitStack):
         self.files = self._connect(same_host=True)
         self.buffer(workload)
         self.folder = folder / "data" / BUFFER
-        self.most_memory = 0.0
+        self.memory = [0.0]
         self._watching = threading.Event()
         watch = threading.Thread(target=self._watch)
         watch.start()
@@ -124,12 +123,12 @@ class Rig(ExitStack):
         return [*command, workload.name, str(workload.capacity), *map(str, arguments)]
 
     def _watch(self) -> None:
-        """Keeps `most_memory`."""
+        """Keeps `memory`."""
         status = Path(f"/proc/{self.server.pid}/status")
         while not self._watching.wait(0.2):
             lines = status.read_text().splitlines()
             (anonymous,) = (line for line in lines if line.startswith("RssAnon"))
-            self.most_memory = max(self.most_memory, int(anonymous.split()[1]) / 1024)
+            self.memory.append(int(anonymous.split()[1]) / 1024)
 
 
 PYTHON = sys.executable

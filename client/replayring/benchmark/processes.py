@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from replayring.benchmark.turns import READY
+from replayring.benchmark.turns import PERCENTILES, READY
 
-__all__ = ["Process", "ProcessFailedError", "Worker", "together"]
+__all__ = ["Process", "ProcessFailedError", "Worker", "summed", "together"]
 
 START_SECONDS = 90.0
 TURN_SECONDS = 60.0
@@ -151,3 +151,10 @@ def together(workers: Sequence[Worker], seconds: float) -> list[dict[str, float]
     for worker in workers:
         worker.begin(seconds)
     return [worker.result(seconds) for worker in workers]
+
+
+def summed(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Returns what several workers did in the same turn: of latencies, the worst."""
+    return {"per_second": sum(result["per_second"] for result in results)} | {
+        name: max(result[name] for result in results) for name in PERCENTILES
+    }

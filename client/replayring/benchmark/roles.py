@@ -48,9 +48,7 @@ def insert_one(buffer: Buffer, workload: Workload) -> Iterator[tuple[Step, Settl
 @contextmanager
 def sample(buffer: Buffer, workload: Workload) -> Iterator[tuple[Step, Settle]]:
     """A learner that takes numpy batches from a stream. Counts frames, or windows."""
-    with buffer.sample_stream(
-        workload.batch_size, timeout=TIMEOUT, **workload.sampling
-    ) as stream:
+    with buffer.sample_stream(workload.batch_size, timeout=TIMEOUT, **workload.sampling) as stream:
         yield _taking(stream, workload), None
 
 
@@ -70,9 +68,7 @@ def tensors(buffer: Buffer, workload: Workload) -> Iterator[tuple[Step, Settle]]
     """A learner that takes torch tensors from a `BatchDataset`. Counts frames, or windows."""
     from replayring.batches import BatchDataset
 
-    with BatchDataset(
-        buffer, workload.batch_size, timeout=TIMEOUT, **workload.sampling
-    ) as batches:
+    with BatchDataset(buffer, workload.batch_size, timeout=TIMEOUT, **workload.sampling) as batches:
         yield _taking(iter(batches), workload), None
 
 

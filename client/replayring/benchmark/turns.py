@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-__all__ = ["Step", "percentile", "take_turns", "turn"]
+__all__ = ["PERCENTILES", "READY", "Step", "percentile", "take_turns", "turn"]
 
 Step = Callable[[], int]
 """Does something once, and returns how many frames, windows or batches that was."""

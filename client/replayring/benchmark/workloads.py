@@ -68,6 +68,14 @@ class Workload:
         return {"delta_indices": dict.fromkeys(self.columns, range(self.window))}
 
     @property
+    def frame_bytes(self) -> int:
+        """Bytes of a frame's declared columns."""
+        return sum(
+            np.dtype(dtype).itemsize * int(np.prod(shape, dtype=int))
+            for dtype, shape in self.columns.values()
+        )
+
+    @property
     def unit(self) -> str:
         """What a sampled batch consists of."""
         return "frames" if self.window == 1 else "windows"

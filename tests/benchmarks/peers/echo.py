@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
-
 from benchmark.turns import take_turns
 from benchmark.workloads import Workload
+
 from tests.benchmarks.peers.program import run, serve_until_told
 
 CHUNK = 1 << 20

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import flight
-
 from benchmark.turns import take_turns
 from benchmark.workloads import PRESETS, Workload
+from pyarrow import flight
+
 from tests.benchmarks.peers.columns import Columns, Picks, mapped
 from tests.benchmarks.peers.program import run, serve_until_told
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmark.turns import take_turns
 from benchmark.workloads import Workload
+
 from tests.benchmarks.peers.columns import Picks, mapped
 from tests.benchmarks.peers.program import run
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from benchmark.turns import take_turns
 from benchmark.workloads import FPS, PRESETS, Workload
-from tests.benchmarks.peers.program import run
 from torch.utils.data import DataLoader, RandomSampler
+
+from tests.benchmarks.peers.program import run
 
 WORKERS = 2
 EPOCH = 1 << 22
@@ -58,7 +59,6 @@ def loader(workload: Workload, path: str) -> None:
             return workload.batch_size
 
         take_turns(step)
-        del batches
 
 
 def _presets(frames: int) -> dict[str, np.ndarray[Any, Any]]:

@@ -13,7 +13,11 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
-os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "TF_ENABLE_ONEDNN_OPTS": "0"}
+os.environ |= {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "CUDA_VISIBLE_DEVICES": "",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+}
 
 import numpy as np
 import reverb
@@ -21,6 +25,7 @@ import tensorflow as tf
 from benchmark.turns import take_turns
 from benchmark.workloads import Workload
 from reverb import structured_writer
+
 from tests.benchmarks.peers.program import run, serve_until_told
 
 TABLE = "frames"
@@ -38,7 +43,9 @@ def spec_of(workload: Workload, style: str) -> Spec:
     """Returns dtype and shape of each tensor of a frame."""
     if style == NATURAL:
         return dict(workload.columns)
-    sizes = [np.dtype(d).itemsize * int(np.prod(s, dtype=int)) for d, s in workload.columns.values()]
+    sizes = [
+        np.dtype(d).itemsize * int(np.prod(s, dtype=int)) for d, s in workload.columns.values()
+    ]
     return {"frame": ("uint8", (sum(sizes),))}
 
 
@@ -89,7 +96,9 @@ def writing(
     if length > 1 or (workload.name == "small" and style == NATURAL):
         return _chunked(client, frames, length)
     reference = structured_writer.create_reference_step(dict.fromkeys(frames[0]))
-    config = structured_writer.create_config({name: reference[name][-1] for name in frames[0]}, TABLE)
+    config = structured_writer.create_config(
+        {name: reference[name][-1] for name in frames[0]}, TABLE
+    )
     writer = client.structured_writer([config])
 
     def write() -> int:
@@ -107,7 +116,9 @@ def _chunked(
     """As `writing`, with the writer whose items are read fastest where frames are small."""
 
     def opened() -> Any:
-        return client.writer(max_sequence_length=length, chunk_length=length, max_in_flight_items=1000)
+        return client.writer(
+            max_sequence_length=length, chunk_length=length, max_in_flight_items=1000
+        )
 
     writer = opened()
 

@@ -9,9 +9,10 @@ os.environ |= {"CUDA_VISIBLE_DEVICES": "", "RL_LOGGING_LEVEL": "ERROR"}
 
 from benchmark.turns import take_turns
 from benchmark.workloads import Workload
+from torchrl.data import TensorDictReplayBuffer
+
 from tests.benchmarks.peers.program import run
 from tests.benchmarks.peers.torchrl_buffers import episode_of, fill, make
-from torchrl.data import TensorDictReplayBuffer
 
 
 def sample(workload: Workload) -> None:

@@ -23,9 +23,10 @@ os.environ |= {"TP_SOCKET_IFNAME": "lo", "GLOO_SOCKET_IFNAME": "lo"}
 import torchrl.data  # here, since threads of rpc that import it at once lock each other out
 from benchmark.turns import take_turns
 from benchmark.workloads import Workload
+from torch.distributed import rpc
+
 from tests.benchmarks.peers.program import run
 from tests.benchmarks.peers.torchrl_buffers import episode_of, fill, make
-from torch.distributed import rpc
 
 Remote = torchrl.data.RemoteTensorDictReplayBuffer
 IN_FLIGHT = 4
