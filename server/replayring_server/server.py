@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import resource
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -15,12 +19,17 @@ from replayring_proto.limits import (
     IDLE_CONNECTION_SECONDS,
     MAX_MESSAGE_BYTES,
 )
+from replayring_proto.server_status import ServerStatus
 from replayring_server.engine import Store
 from replayring_server.security.authorisation import Authorisation
 from replayring_server.security.certificates import Certificates
 from replayring_server.security.tokens import Tokens
 from replayring_server.service.boundary import SERVICE
 from replayring_server.service.replay_service import ReplayService
+from replayring_server.telemetry import from_other_threads, needs_extra
+
+if TYPE_CHECKING:
+    from replayring_server.telemetry.prometheus import MetricsServer
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +87,7 @@ class Server:
         store: Store,
         certificates: Certificates | None = None,
         tokens: Tokens | None = None,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     ) -> None:
         """Prepares a server.
 
@@ -85,6 +95,7 @@ class Server:
             store: what it serves.
             certificates: makes it speak TLS, and nothing else.
             tokens: makes it ask its callers for one, except for its health.
+            interceptors: see every call of the service before it does.
         """
         self._store = store
         self._certificates = certificates
@@ -95,12 +106,20 @@ class Server:
         self._grpc = _grpc_server(
             max_connections=_max_connections(store.limits.max_connections),
             max_streams=store.limits.max_streams_per_connection,
+            interceptors=interceptors,
         )
         self._grpc.add_generic_rpc_handlers((self._service.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         self._probes: grpc.aio.Server | None = None
+        self._metrics: MetricsServer | None = None
 
-    async def start(self, host: str, port: int, probes: tuple[str, int] | None = None) -> int:
+    async def start(
+        self,
+        host: str,
+        port: int,
+        probes: tuple[str, int] | None = None,
+        metrics: tuple[str, int] | None = None,
+    ) -> int:
         """Starts listening and returns the port, which the system chose if `port` is 0.
 
         Args:
@@ -108,9 +127,12 @@ class Server:
             port: where to listen.
             probes: host and port of another address, which answers the health service alone and
                 without TLS: orchestrators' probes speak none.
+            metrics: host and port of another address, which answers Prometheus as carefully as
+                this one answers its callers: over TLS, and for a token, where this one does.
 
         Raises:
             StorageError: an address cannot be listened on.
+            InvalidRequestError: `metrics` needs a library that is not installed.
         """
         credentials = self._certificates.credentials() if self._certificates else None
         bound = _listen(self._grpc, host, port, credentials)
@@ -119,6 +141,8 @@ class Server:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
             logger.info("health on %s:%d", probes[0], _listen(self._probes, *probes))
             await self._probes.start()
+        if metrics is not None:
+            self._metrics = self._serve_metrics(*metrics)
         await self._grpc.start()
         self._store.lock.describe(f"pid {os.getpid()}, {host}:{bound}")
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
@@ -139,24 +163,47 @@ class Server:
         await self._grpc.stop(grace_s)
         if self._probes is not None:
             await self._probes.stop(0)
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.close)
         self._service.close()
 
     async def wait(self) -> None:
         """Returns when the server has stopped."""
         await self._grpc.wait_for_termination()
 
+    def status(self) -> ServerStatus:
+        """Returns how the server is doing."""
+        return self._service.status()
+
+    def _serve_metrics(self, host: str, port: int) -> MetricsServer:
+        try:
+            from replayring_server.telemetry.prometheus import PATH, MetricsServer
+        except ModuleNotFoundError as error:
+            raise needs_extra("--metrics-listen", "metrics", error) from None
+        check = partial(self._authorisation.check, "GetServerStatus")
+        status = from_other_threads(self.status)
+        server = MetricsServer(host, port, status, self._certificates, check)
+        logger.info("metrics on %s:%d%s", host, server.server_port, PATH)
+        return server
+
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", SERVICE):
             await self._health.set(service, status)
 
 
-def _grpc_server(*, max_connections: int, max_streams: int) -> grpc.aio.Server:
+def _grpc_server(
+    *,
+    max_connections: int,
+    max_streams: int,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+) -> grpc.aio.Server:
     return grpc.aio.server(
+        interceptors=interceptors,
         options=[
             *_OPTIONS,
             ("grpc.max_allowed_incoming_connections", max_connections),
             ("grpc.max_concurrent_streams", max_streams),
-        ]
+        ],
     )
 
 

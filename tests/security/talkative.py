@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import replayring
-from replayring_server.commands import serve
+from replayring_server import process
 from replayring_server.security.tokens import Tokens
 from tests.certificates import replace, token_file
 from tests.support import LocalServer, refusal_of
@@ -85,7 +85,7 @@ def connecting(folder: Path, token: str) -> None:
 
 async def reload(server: LocalServer) -> None:
     """Does what SIGHUP does."""
-    serve._reload_tokens(server.server)
+    process._reload_tokens(server.server)
 
 
 @contextlib.contextmanager

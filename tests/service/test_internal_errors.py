@@ -49,6 +49,7 @@ CALLS: dict[str, tuple[type, str, Any]] = {
     "ReadColumn": (RingReader, "read_columns", lambda wire: wire.columns("b", "pixel")),
     "PublishParameters": (Parameters, "publish", lambda wire: wire.publish("p", {})),
     "WatchParameters": (Parameters, "get", lambda wire: wire.latest("p")),
+    "GetServerStatus": (Store, "warnings", lambda wire: wire.ask("GetServerStatus", b"")),
 }
 
 

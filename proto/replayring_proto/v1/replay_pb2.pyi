@@ -1,5 +1,6 @@
 from replayring_proto.v1 import buffer_pb2 as _buffer_pb2
 from replayring_proto.v1 import pack_pb2 as _pack_pb2
+from replayring_proto.v1 import server_status_pb2 as _server_status_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -204,6 +205,16 @@ class WatchParametersResponse(_message.Message):
     data: bytes
     version: int
     def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., version: _Optional[int] = ...) -> None: ...
+
+class GetServerStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetServerStatusResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: _server_status_pb2.ServerStatus
+    def __init__(self, status: _Optional[_Union[_server_status_pb2.ServerStatus, _Mapping]] = ...) -> None: ...
 
 class ErrorDetail(_message.Message):
     __slots__ = ("kind", "message")

@@ -25,6 +25,7 @@ from replayring_server.engine import files
 from replayring_server.engine.cursor import Cursor
 from replayring_server.engine.records import EpisodeLog, Origin, Record, WriterTable
 from replayring_server.engine.ring import RingWriter, check_ends
+from replayring_server.tally import BufferTally
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class Buffer:
         reader: reads the ring, from any thread.
         restored: whether opening it fell back to what its last sync made durable, because the
             machine was restarted since its files were last open.
+        opened_index: `index` that the next frame would have got when the buffer was opened.
+        tally: what is counted from then on.
     """
 
     def __init__(
@@ -96,6 +99,8 @@ class Buffer:
         check_ends(self.reader.live, columns)
         # A ring that a power loss left empty still knows how far its episodes were numbered.
         self._next_episode = self.reader.state()[2] or self._cursor.durable.episodes
+        self.opened_index = self.reader.live.end
+        self.tally = BufferTally()
         self._log = EpisodeLog(self._mapped[layout.EPISODES])
         self._writers = WriterTable(self._mapped[layout.WRITERS], self._log, self._next_episode)
         self._lock = threading.Lock()
@@ -165,7 +170,7 @@ class Buffer:
             live, episodes = self.reader.live, self._next_episode
         if live.end == self._cursor.durable.head:
             return
-        with self._failing_for_good():
+        with self._failing_for_good(), self.tally.syncs.running():
             for file in self._mapped:
                 if file != layout.CURSOR:
                     files.sync_file(self._folder / file)
@@ -192,6 +197,11 @@ class Buffer:
         """
         if self._closed:
             raise NotFoundError(f"buffer {self.name!r} was deleted")
+
+    @property
+    def durable_index(self) -> int:
+        """Frames below this `index` survive a power loss."""
+        return self._cursor.durable.head
 
     def info(self) -> BufferInfo:
         """Returns the spec and where the ring stands."""

@@ -76,8 +76,9 @@ class Store:
         self._damaged: dict[str, str] = {}  # what is wrong, by name; an error would hold its frame
         with contextlib.ExitStack() as undo:
             self.lock = undo.enter_context(DirectoryLock(self.data_dir))
-            if concern := file_systems.concern(self.data_dir):
-                logger.warning("%s", concern)
+            self._concern = file_systems.concern(self.data_dir)
+            if self._concern:
+                logger.warning("%s", self._concern)
             self._remove_leftovers()
             self.parameters = Parameters(self.data_dir, self.limits.max_parameter_sets)
             self._open_all()
@@ -108,6 +109,17 @@ class Store:
     def buffers(self) -> list[Buffer]:
         """Returns all open buffers, by name. One deleted meanwhile still says what it was."""
         return sorted(self._buffers.values(), key=lambda buffer: buffer.name)
+
+    def warnings(self) -> list[str]:
+        """Returns what the owner of the data directory should know, a sentence each."""
+        damaged = {"buffers": sorted(self._damaged), "parameters": self.parameters.damaged()}
+        found = [self._concern] if self._concern else []
+        return found + [
+            f"damaged {what}, which are not served: {_some(names)}; `replayring verify "
+            f"{self.data_dir}` says more"
+            for what, names in damaged.items()
+            if names
+        ]
 
     def id_of(self, name: str) -> str | None:
         """Returns the identity of a buffer, or None for one that cannot be opened.
@@ -281,9 +293,14 @@ def _no_such(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, 1)
     if near:
         return f"there is no buffer {name[:80]!r}; did you mean {near[0]!r}?"
-    some = ", ".join(known[:_NAMES_IN_MESSAGE]) or "none yet"
-    more = f" and {len(known) - _NAMES_IN_MESSAGE:,} more" if len(known) > _NAMES_IN_MESSAGE else ""
-    return f"there is no buffer {name[:80]!r}; there are {some}{more}"
+    return f"there is no buffer {name[:80]!r}; there are {_some(known) or 'none yet'}"
+
+
+def _some(names: list[str]) -> str:
+    """Returns names for a message; short, however many there are."""
+    some = ", ".join(names[:_NAMES_IN_MESSAGE])
+    more = len(names) - _NAMES_IN_MESSAGE
+    return f"{some} and {more:,} more" if more > 0 else some
 
 
 def _same_spec(buffer: Buffer, spec: BufferSpec) -> Buffer:

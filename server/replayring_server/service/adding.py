@@ -36,6 +36,7 @@ class AddEpisodes:
         self._changes = changes
         self._workers = workers
         self._call = call
+        self._times = calls.tally.work["AddEpisodes"]
         self._receiver = PackReceiver(
             call, calls.staging, store.limits.max_episode_bytes, "an episode"
         )
@@ -60,6 +61,9 @@ class AddEpisodes:
             if not self._sequence:
                 raise
             raise type(error)(f"sequence {self._sequence}: {error}") from None
+        finally:
+            if self._buffer is not None:
+                self._buffer.tally.writers.left(self._writer_id)
 
     async def _take(self, frame: Frame) -> Pack | None:
         """Takes a message; returns the episode that it completes, if it does."""
@@ -78,6 +82,7 @@ class AddEpisodes:
                 raise MalformedMessageError("`start` came twice; begin another call instead")
             self._buffer = self._store.get(request.start.buffer)
             self._writer_id = check_name(request.start.writer_id, "writer_id")
+            self._buffer.tally.writers.joined(self._writer_id)
         if frame.header is None:
             if request.sequence:
                 raise MalformedMessageError("`sequence` came without an episode's pack")
@@ -103,10 +108,12 @@ class AddEpisodes:
             self._changes.notify(buffer.buffer_id)
 
         lane = Lane.COMMIT if buffer.spec.durability == "commit" else Lane.APPEND
-        stored = await self._workers.change(
-            lane, partial(_append, buffer, pack, origin), then=stored_or_not
-        )
+        with self._times.running():
+            stored = await self._workers.change(
+                lane, partial(_append, buffer, pack, origin), then=stored_or_not
+            )
         self._sequence = 0
+        buffer.tally.acknowledged(origin.writer_id, origin.sequence, duplicate=stored.duplicate)
         return replay_pb2.AddEpisodesResponse(
             sequence=origin.sequence,
             episode_index=stored.episode_index,
