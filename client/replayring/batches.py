@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from replayring._arguments import seconds, whole
+from replayring._handover import hand_over
 from replayring.collation import Item, to_tensors
 from replayring.dataset import copied_offsets
 from replayring_proto.errors import ClosedError
@@ -226,7 +227,7 @@ class BatchIterator(Iterator[Item]):
         tensors = to_tensors(arrays)
         if self._pin_memory:
             return {key: tensor.pin_memory() for key, tensor in tensors.items()}
-        return tensors
+        return hand_over(tensors)
 
     def close(self) -> None:
         """Ends the stream and with it the iteration. Again, does nothing."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from replayring._handover import hand_over
 from replayring_proto.errors import InvalidRequestError
 
 __all__ = ["FetchedBatch", "MixedBatch", "collate", "to_tensors"]
@@ -149,7 +150,7 @@ def collate(batch: Any) -> Any:
         ValueError: a key has different shapes in two members, or they have no key in common.
     """
     if isinstance(batch, FetchedBatch):
-        return batch.collated()
+        return hand_over(batch.collated())
     if isinstance(batch, MixedBatch):
         return _join(batch)
     return default_collate(batch)
