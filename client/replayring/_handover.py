@@ -38,6 +38,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from replayring._blocks import Form, fill, form_of
 from replayring_proto.errors import ReplayRingError
 from replayring_proto.pack import ALIGNMENT, PackLayout, parse_header, tensor_specs
 
@@ -61,7 +62,6 @@ _MAX_SLABS = 32
 _KEPT_BYTES = 64 << 20
 
 Words: TypeAlias = npt.NDArray[np.int64]
-Form: TypeAlias = "tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]"
 Place: TypeAlias = "tuple[int, int, int]"  # process, descriptor, number
 Reduced: TypeAlias = "tuple[Callable[..., dict[str, Tensor]], tuple[Any, ...]]"
 
@@ -111,7 +111,7 @@ class _Sender:
         if self._process != os.getpid():
             self._start()  # in a fork: what was here is the parent's
         arrays = _arrays(batch)
-        layout = None if arrays is None else _layout(_form(arrays))
+        layout = None if arrays is None else _layout(form_of(arrays))
         if arrays is None or layout is None:
             return dict, (dict(batch),)
         with self._lock:
@@ -122,8 +122,7 @@ class _Sender:
                 return _receive_offer, (dict(batch), *slab.place)
             self._tickets += 1
             ticket = slab.words[_TICKET] = self._tickets
-        for name, view in layout.views(slab.body).items():
-            np.copyto(view, arrays[name])
+        fill(layout, arrays, slab.body)
         return _receive, (*slab.place, ticket, layout.header())
 
     def _free_slab(self, nbytes: int) -> _Slab | None:
@@ -151,10 +150,6 @@ def _arrays(batch: _Batch) -> dict[str, npt.NDArray[Any]] | None:
         return {name: tensor.numpy() for name, tensor in batch.items()}
     except (AttributeError, RuntimeError, TypeError):  # no tensor; with gradients; of another kind
         return None
-
-
-def _form(arrays: dict[str, npt.NDArray[Any]]) -> Form:
-    return tuple((name, array.dtype, array.shape) for name, array in arrays.items())
 
 
 @lru_cache(maxsize=64)
