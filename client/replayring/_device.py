@@ -30,7 +30,7 @@ from replayring_proto.errors import (
     ServerUnavailableError,
 )
 
-_JOIN_SECONDS = 5.0
+_JOIN_SECONDS = 1.0
 
 # While one is being filled, the other is being copied.
 _STAGING_BUFFERS = 2
@@ -226,22 +226,28 @@ class Staging:
             self._thread.join(_JOIN_SECONDS)
 
     def _run(self) -> None:
-        while self._await_room():
-            try:
-                outcome: _Staged | Exception = self._stage(*self._source())
-            except (DeadlineError, ServerUnavailableError) as error:
-                with self._changed:
-                    self._trouble = error
-                    self._changed.notify_all()
-                continue
-            except Exception as error:
-                outcome = error
+        try:
+            while self._await_room():
+                self._bring_one()
+        finally:  # after a defect too, so that nobody waits for a thread that is gone
             with self._changed:
-                self._trouble = None
-                if not self._closed:
-                    self._ready.append(outcome)
+                self._closed = True
                 self._changed.notify_all()
-            del outcome  # not to be kept alive while waiting for the next
+
+    def _bring_one(self) -> None:
+        trouble: Exception | None = None
+        outcome: _Staged | Exception | None = None
+        try:
+            outcome = self._stage(*self._source())
+        except (DeadlineError, ServerUnavailableError) as error:
+            trouble = error
+        except Exception as error:
+            outcome = error
+        with self._changed:
+            self._trouble = trouble
+            if outcome is not None and not self._closed:
+                self._ready.append(outcome)
+            self._changed.notify_all()
 
     def _await_room(self) -> bool:
         with self._changed:

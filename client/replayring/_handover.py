@@ -170,12 +170,14 @@ ForkingPickler.register(_Batch, _SENDER.reduce)
 
 
 class _Mappings:
-    """Slabs of other processes, mapped. Thread-safe: dicts of C code, and losing a race costs time.
+    """Slabs of other processes, mapped. Thread-safe.
 
-    Those that nobody looks at are kept up to a number of bytes, newest first.
+    The newest are kept while nobody looks at them, also those of workers that have ended, up to a
+    number of bytes.
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._kept: OrderedDict[int, mmap.mmap] = OrderedDict()
 
     def of(self, process: int, descriptor: int, number: int) -> mmap.mmap:
@@ -184,13 +186,14 @@ class _Mappings:
         Raises:
             OSError: it is out of reach.
         """
-        mapping = self._kept.pop(number, None)
-        if mapping is None:
-            mapping = _map(process, descriptor, number)
-        self._kept[number] = mapping
-        while sum(map(len, list(self._kept.values()))) > _KEPT_BYTES:
-            self._kept.popitem(last=False)
-        return mapping
+        with self._lock:
+            mapping = self._kept.pop(number, None)
+            if mapping is None:
+                mapping = _map(process, descriptor, number)
+            self._kept[number] = mapping
+            while sum(map(len, self._kept.values())) > _KEPT_BYTES:
+                self._kept.popitem(last=False)
+            return mapping
 
 
 def _map(process: int, descriptor: int, number: int) -> mmap.mmap:
@@ -249,5 +252,12 @@ def _count_fork() -> None:
     _forks += 1
 
 
+def _forget() -> None:
+    global _MAPPINGS
+    _MAPPINGS = _Mappings()
+    _count_fork()
+
+
+# On both sides, so that what was received meanwhile by another thread is not given back either.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_count_fork)
+    os.register_at_fork(before=_count_fork, after_in_parent=_count_fork, after_in_child=_forget)
