@@ -242,6 +242,7 @@ class NaiveStream:
         self._batch_size = batch_size
         self._options = options
         self._seeds = random.Random(seed)
+        self.next_index: int | None = None
         self.closed = False
 
     def __iter__(self) -> Iterator[Arrays]:
@@ -251,6 +252,7 @@ class NaiveStream:
         if self.closed:
             raise ClosedError("the stream is closed")
         seed = self._seeds.getrandbits(32)
+        self.next_index = self._buffer.info().next_index
         return self._buffer.sample(self._batch_size, seed=seed, **self._options)
 
     def __enter__(self) -> NaiveStream:

@@ -291,9 +291,9 @@ class RemoteDataset(Dataset[Item]):
         return type(self).__getitem__ is not RemoteDataset.__getitem__
 
     def _get(self, positions: Positions) -> dict[str, npt.NDArray[Any]]:
-        return self._fetch(positions=positions.tolist())
+        return self._fetch(positions=positions)
 
-    def _fetch(self, **which: list[int]) -> dict[str, npt.NDArray[Any]]:
+    def _fetch(self, **which: list[int] | Positions) -> dict[str, npt.NDArray[Any]]:
         return self.buffer.get(
             **which,
             delta_timestamps=self._delta_timestamps,
