@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -445,6 +447,20 @@ def test_what_is_no_damage_is_noted_as_such(data_dir: Path) -> None:
         ("notes", ["is", "neither", "a"]),
     ]
     assert "note      notes: is neither" in "\n".join(report.lines())
+
+
+def test_a_name_that_is_no_text_is_shown_all_the_same(data_dir: Path) -> None:
+    """In a locale whose output is strict, the report once ended in a traceback, and in 1."""
+    (data_dir / os.fsdecode(b"\xff")).mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "replayring_server", "verify", data_dir],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "note      \\udcff: is neither" in done.stdout
 
 
 def test_a_sparse_copy_is_noted(data_dir: Path) -> None:

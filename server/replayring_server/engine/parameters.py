@@ -153,7 +153,7 @@ def load(path: Path) -> ParameterSet:
     Raises:
         StorageError: it is damaged, or is not what was published under its name.
     """
-    content = memoryview(files.read_whole(path))
+    content = memoryview(files.read_whole(path, at_most=None))
     start = _PREFIX.size + _CHECKSUM.size
     try:
         if len(content) < start:
