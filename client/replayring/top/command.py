@@ -19,7 +19,7 @@ from dataclasses import asdict
 from replayring.client import Client
 from replayring.commands.connection import add_connection_arguments, connect_by
 from replayring.top.rates import Reading
-from replayring_proto.errors import ReplayRingError, ServerUnavailableError
+from replayring_proto.errors import DeadlineError, ReplayRingError, ServerUnavailableError
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -132,10 +132,10 @@ def _readings(client: Client, interval: float) -> Iterator[tuple[Reading | None,
     due = time.monotonic()
     while True:
         try:
-            status = client.status(timeout=None if first else interval)
+            status = client.status(timeout=None if first else max(interval, 1.0))
             away_since, first = None, False
             yield Reading(time.monotonic(), status), None
-        except ServerUnavailableError:
+        except (ServerUnavailableError, DeadlineError):
             if first:
                 raise
             away_since = away_since or time.monotonic()
