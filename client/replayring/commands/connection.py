@@ -30,12 +30,15 @@ def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def connect_by(arguments: argparse.Namespace, timeout: float) -> Client:
+def connect_by(
+    arguments: argparse.Namespace, timeout: float, *, same_host: bool | None = None
+) -> Client:
     """Returns a client of the server that the command line names.
 
     Args:
         arguments: parsed, of a parser that `add_connection_arguments` was given.
         timeout: seconds that a call may take.
+        same_host: as for `connect`.
 
     Raises:
         InvalidRequestError, StorageError: as `connect`.
@@ -52,4 +55,5 @@ def connect_by(arguments: argparse.Namespace, timeout: float) -> Client:
         tls=tls if tls != TLS() else arguments.tls,
         token_file=arguments.token_file,
         insecure=arguments.insecure,
+        same_host=same_host,
     )
