@@ -162,7 +162,7 @@ def test_a_reading_of_the_same_moment_gives_none() -> None:
     [
         (LimitUse("max_calls", 81, 100), "max_calls: 81 of 100 are in use (81%)"),
         (LimitUse("max_staging_bytes", 2 * GIB, 2 * GIB, 7), "2.0 GiB of 2.0 GiB"),
-        (LimitUse("max_sending_bytes", 0, GIB, 1), "1 calls wait"),
+        (LimitUse("max_sending_bytes", 0, GIB, 1), "calls that wait: 1"),
     ],
 )
 def test_limits_that_are_near_are_warned_of(limit: LimitUse, words: str) -> None:
