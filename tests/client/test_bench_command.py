@@ -51,7 +51,7 @@ def test_it_measures_and_leaves_the_server_as_it_was(
     server: ServerProcess, client: replayring.Client
 ) -> None:
     spec = {"x": {"shape": (), "dtype": "uint8"}}
-    client.create_buffer("bench", spec, 10).add_episode({"x": np.ones(3)})
+    client.create_buffer("bench", spec, 10).add_episode({"x": np.ones(3, np.uint8)})
     done = bench(server.address, *QUICK)
     assert done.returncode == 0, done.stderr
     heading, *lines = done.stdout.splitlines()
