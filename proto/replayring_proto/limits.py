@@ -20,6 +20,9 @@ MAX_MESSAGE_BYTES = 4 << 20
 MAX_MESSAGE_FIELDS = 64
 """Top-level fields of one message that carries a pack; they are scanned in Python."""
 
+MAX_EPISODES_PER_MESSAGE = 32
+"""Small episodes that share one message; with some more of them it would have too many fields."""
+
 MAX_HEADER_BYTES = 1 << 20
 """Encoded size of one pack header."""
 

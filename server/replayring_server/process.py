@@ -1,4 +1,4 @@
-"""A server's life as a process: descriptors, loop and signals, from settings to a clean end."""
+"""A server as a process: descriptors, memory, loop and signals, from settings to a clean end."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import contextlib
 import logging
 import resource
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from replayring_proto.errors import ReplayRingError, StorageError
 from replayring_proto.limits import ServerLimits
+from replayring_server.allocator import keep_freed_memory
 from replayring_server.configuration import Settings
+from replayring_server.diagnostics import handlers_of
 from replayring_server.engine import Store
 from replayring_server.security.certificates import Certificates, certificates_from
 from replayring_server.security.exposure import check_exposure, missing
@@ -25,18 +28,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+
 
 def run_server(settings: Settings, limits: ServerLimits) -> None:
-    """Serves until SIGTERM or SIGINT.
+    """Serves until SIGTERM or SIGINT. A second one ends at once what is still in flight.
+
+    Whatever signals come, buffers are closed properly.
 
     Raises:
         ReplayRingError: the settings do not go together, or it cannot serve, or not any more.
     """
     _raise_descriptor_limit()
+    keep_freed_memory()
     certificates = certificates_from(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
     tokens = Tokens(settings.token_file) if settings.token_file else None
     _check_exposure(settings, certificates, tokens)
-    _run_loop(_Life(settings, limits, certificates, tokens).live())
+    diagnostics = handlers_of(reflection=settings.reflection, channelz=settings.channelz)
+    make_server = partial(Server, certificates=certificates, tokens=tokens, diagnostics=diagnostics)
+    _run_loop(_Life(settings, limits, make_server).live())
 
 
 def _check_exposure(
@@ -59,17 +69,13 @@ class _Life:
     """One run of a server, on one event loop."""
 
     def __init__(
-        self,
-        settings: Settings,
-        limits: ServerLimits,
-        certificates: Certificates | None,
-        tokens: Tokens | None,
+        self, settings: Settings, limits: ServerLimits, make_server: Callable[..., Server]
     ) -> None:
         self._settings = settings
         self._limits = limits
-        self._certificates = certificates
-        self._tokens = tokens
+        self._make_server = make_server
         self._stopping = asyncio.Event()
+        self._hurried = asyncio.Event()
         self._disk_failed = asyncio.Event()
 
     async def live(self) -> None:
@@ -84,11 +90,19 @@ class _Life:
             loop.call_soon_threadsafe(self._disk_failed.set)
             loop.call_soon_threadsafe(self._stopping.set)
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
         try:
-            with Store(self._settings.data_dir, self._limits, on_failure) as store:
-                await self._serve(store)
+            with (
+                _signals_handled(partial(loop.call_soon_threadsafe, self._on_signal)),
+                Store(self._settings.data_dir, self._limits, on_failure) as store,
+            ):
+                async with _telemetry(self._settings.otel) as telemetry:
+                    server = self._make_server(
+                        store, interceptors=telemetry.interceptors if telemetry else ()
+                    )
+                    if telemetry:
+                        telemetry.watch(from_other_threads(server.status))
+                    await self._serve(store, server)
+                    await self._stop(server)
         finally:
             if self._disk_failed.is_set():
                 raise StorageError(
@@ -96,26 +110,53 @@ class _Life:
                 )
         logger.info("stopped")
 
-    async def _serve(self, store: Store) -> None:
-        async with _telemetry(self._settings.otel) as telemetry:
-            interceptors = telemetry.interceptors if telemetry else ()
-            server = Server(store, self._certificates, self._tokens, interceptors)
-            if telemetry:
-                telemetry.watch(from_other_threads(server.status))
-            await self._run(server, store)
+    def _on_signal(self) -> None:
+        (self._hurried if self._stopping.is_set() else self._stopping).set()
 
-    async def _run(self, server: Server, store: Store) -> None:
-        settings = self._settings
-        if self._tokens is not None:
+    async def _serve(self, store: Store, server: Server) -> None:
+        """Serves until it is told to stop."""
+        if self._settings.token_file:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_tokens, server)
+        settings = self._settings
         host, port = settings.listen
         bound = await server.start(host, port, settings.health_listen, settings.metrics_listen)
         # On stdout, and whole: whoever started this process waits for the line to learn the port.
         print(f"replayring listening on {host}:{bound}", flush=True)
         logger.info("serving %s on %s:%d", store.data_dir, host, bound)
         await self._stopping.wait()
-        logger.info("stopping: calls in flight have %.1f s to finish", settings.grace)
-        await server.stop(settings.grace)
+
+    async def _stop(self, server: Server) -> None:
+        """Says NOT_SERVING, serves on for a while, lets calls finish, and ends the others."""
+        delay, grace = self._settings.drain_delay, self._settings.grace
+        server.announce_stop()
+        if delay:
+            logger.info("stopping: NOT_SERVING, but calls are taken for %.1f s more", delay)
+        hurry = asyncio.create_task(self._hurried.wait())
+        await asyncio.wait({hurry}, timeout=delay)
+        logger.info("stopping: calls in flight have %.1f s to finish", grace)
+        stop = asyncio.create_task(server.stop(grace))
+        await asyncio.wait({hurry, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.done():
+            logger.info("stopping: told so again, calls in flight are cut")
+            await server.stop(0)
+        hurry.cancel()
+        await stop
+
+
+@contextlib.contextmanager
+def _signals_handled(handle: Callable[[], object]) -> Iterator[None]:
+    """Calls `handle`, between any two instructions, at each signal to stop; then ignores them.
+
+    The event loop's own handlers would not do: it takes them back before the interpreter has
+    ended, and one more signal would kill what is about to end with 0.
+    """
+    for number in _STOPPING:
+        signal.signal(number, lambda *_: handle())
+    try:
+        yield
+    finally:
+        for number in _STOPPING:
+            signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.asynccontextmanager

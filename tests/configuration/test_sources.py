@@ -112,7 +112,7 @@ def test_every_setting_and_limit_has_a_flag_which_goes_before_the_variable(path:
         made = configured(*file, *flags, **as_variables(examples(second)))
         assert in_effect(made) == examples(first)
         origins = [each.origin for each in made.values]
-        assert origins == [setting.flag.removesuffix("=VALUE") for setting in DECLARED.values()]
+        assert origins == [setting.flag for setting in DECLARED.values()]
 
 
 def test_names_follow_from_each_other() -> None:

@@ -24,6 +24,7 @@ from tests.wire import (
     Refused,
     Stream,
     Wire,
+    acknowledgements,
     episode_messages,
     spec_message,
     start_message,
@@ -64,9 +65,8 @@ def test_signal_lets_work_in_flight_finish_and_ends_cleanly(
             other.add("b", episode(1, 50), writer_id="other")
         own_server.signal(number)
         assert status(health) == NOT_SERVING
-        health.cancel()
         call.send(*rest)
-        acknowledged = replay_pb2.AddEpisodesResponse.FromString(call.receive())
+        (acknowledged,) = acknowledgements(call.receive())
         assert (acknowledged.index, acknowledged.num_frames) == (1, 4)
         call.done_sending()
     assert own_server.wait() == 0

@@ -27,7 +27,7 @@ from replayring_proto.v1 import pack_pb2 as replayring__proto_dot_v1_dot_pack__p
 from replayring_proto.v1 import server_status_pb2 as replayring__proto_dot_v1_dot_server__status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n replayring_proto/v1/replay.proto\x12\rreplayring.v1\x1a replayring_proto/v1/buffer.proto\x1a\x1ereplayring_proto/v1/pack.proto\x1a\'replayring_proto/v1/server_status.proto\"L\n\x13\x43reateBufferRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x04spec\x18\x02 \x01(\x0b\x32\x19.replayring.v1.BufferSpec\"R\n\x14\x43reateBufferResponse\x12)\n\x06\x62uffer\x18\x01 \x01(\x0b\x32\x19.replayring.v1.BufferInfo\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\" \n\x10GetBufferRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x11GetBufferResponse\x12)\n\x06\x62uffer\x18\x01 \x01(\x0b\x32\x19.replayring.v1.BufferInfo\";\n\x12ListBuffersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x13ListBuffersResponse\x12*\n\x07\x62uffers\x18\x01 \x03(\x0b\x32\x19.replayring.v1.BufferInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x13\x44\x65leteBufferRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteBufferResponse\"\x8d\x01\n\x12\x41\x64\x64\x45pisodesRequest\x12\'\n\x04pack\x18\x01 \x01(\x0b\x32\x19.replayring.v1.PackHeader\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12.\n\x05start\x18\x03 \x01(\x0b\x32\x1f.replayring.v1.AddEpisodesStart\x12\x10\n\x08sequence\x18\x04 \x01(\x04\"5\n\x10\x41\x64\x64\x45pisodesStart\x12\x0e\n\x06\x62uffer\x18\x01 \x01(\t\x12\x11\n\twriter_id\x18\x02 \x01(\t\"t\n\x13\x41\x64\x64\x45pisodesResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x15\n\repisode_index\x18\x02 \x01(\x04\x12\r\n\x05index\x18\x03 \x01(\x04\x12\x12\n\nnum_frames\x18\x04 \x01(\x04\x12\x11\n\tduplicate\x18\x05 \x01(\x08\"g\n\x0eGetItemRequest\x12\x0e\n\x06\x62uffer\x18\x01 \x01(\t\x12\x11\n\tpositions\x18\x02 \x03(\x12\x12\x0f\n\x07indices\x18\x03 \x03(\x04\x12!\n\x04view\x18\x04 \x01(\x0b\x32\x13.replayring.v1.View\"H\n\x0fGetItemResponse\x12\'\n\x04pack\x18\x01 \x01(\x0b\x32\x19.replayring.v1.PackHeader\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"N\n\x12SampleBatchRequest\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x19.replayring.v1.SampleSpec\x12\x0f\n\x07\x62\x61tches\x18\x02 \x01(\r\"\xb9\x01\n\nSampleSpec\x12\x0e\n\x06\x62uffer\x18\x01 \x01(\t\x12\x12\n\nbatch_size\x18\x02 \x01(\r\x12!\n\x04view\x18\x03 \x01(\x0b\x32\x13.replayring.v1.View\x12\x1a\n\x12\x64rop_n_last_frames\x18\x04 \x01(\x04\x12\x12\n\nmin_frames\x18\x05 \x01(\x04\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x18\n\x10\x62\x61tches_per_pack\x18\x07 \x01(\rB\x07\n\x05_seed\"q\n\x13SampleBatchResponse\x12\'\n\x04pack\x18\x01 \x01(\x0b\x32\x19.replayring.v1.PackHeader\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x12\n\nnext_index\x18\x03 \x01(\x04\x12\x0f\n\x07\x62\x61tches\x18\x04 \x01(\r\"1\n\x11ReadColumnRequest\x12\x0e\n\x06\x62uffer\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\"K\n\x12ReadColumnResponse\x12\'\n\x04pack\x18\x01 \x01(\x0b\x32\x19.replayring.v1.PackHeader\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"_\n\x18PublishParametersRequest\x12\'\n\x04pack\x18\x01 \x01(\x0b\x32\x19.replayring.v1.PackHeader\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0c\n\x04name\x18\x03 \x01(\t\",\n\x19PublishParametersResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\"M\n\x16WatchParametersRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rafter_version\x18\x02 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"a\n\x17WatchParametersResponse\x12\'\n\x04pack\x18\x01 \x01(\x0b\x32\x19.replayring.v1.PackHeader\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\"\x18\n\x16GetServerStatusRequest\"F\n\x17GetServerStatusResponse\x12+\n\x06status\x18\x01 \x01(\x0b\x32\x1b.replayring.v1.ServerStatus\",\n\x0b\x45rrorDetail\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t2\xec\x07\n\rReplayService\x12W\n\x0c\x43reateBuffer\x12\".replayring.v1.CreateBufferRequest\x1a#.replayring.v1.CreateBufferResponse\x12N\n\tGetBuffer\x12\x1f.replayring.v1.GetBufferRequest\x1a .replayring.v1.GetBufferResponse\x12T\n\x0bListBuffers\x12!.replayring.v1.ListBuffersRequest\x1a\".replayring.v1.ListBuffersResponse\x12W\n\x0c\x44\x65leteBuffer\x12\".replayring.v1.DeleteBufferRequest\x1a#.replayring.v1.DeleteBufferResponse\x12X\n\x0b\x41\x64\x64\x45pisodes\x12!.replayring.v1.AddEpisodesRequest\x1a\".replayring.v1.AddEpisodesResponse(\x01\x30\x01\x12J\n\x07GetItem\x12\x1d.replayring.v1.GetItemRequest\x1a\x1e.replayring.v1.GetItemResponse0\x01\x12X\n\x0bSampleBatch\x12!.replayring.v1.SampleBatchRequest\x1a\".replayring.v1.SampleBatchResponse(\x01\x30\x01\x12S\n\nReadColumn\x12 .replayring.v1.ReadColumnRequest\x1a!.replayring.v1.ReadColumnResponse0\x01\x12h\n\x11PublishParameters\x12\'.replayring.v1.PublishParametersRequest\x1a(.replayring.v1.PublishParametersResponse(\x01\x12\x62\n\x0fWatchParameters\x12%.replayring.v1.WatchParametersRequest\x1a&.replayring.v1.WatchParametersResponse0\x01\x12`\n\x0fGetServerStatus\x12%.replayring.v1.GetServerStatusRequest\x1a&.replayring.v1.GetServerStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n replayring_proto/v1/replay.proto\x12\rreplayring.v1\x1a replayring_proto/v1/buffer.proto\x1a\x1ereplayring_proto/v1/pack.proto\x1a\'replayring_proto/v1/server_status.proto\"L\n\x13\x43reateBufferRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x04spec\x18\x02 \x01(\x0b\x32\x19.replayring.v1.BufferSpec\"R\n\x14\x43reateBufferResponse\x12)\n\x06\x62uffer\x18\x01 \x01(\x0b\x32\x19.replayring.v1.BufferInfo\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\" \n\x10GetBufferRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x11GetBufferResponse\x12)\n\x06\x62uffer\x18\x01 \x01(\x0b\x32\x19.replayring.v1.BufferInfo\";\n\x12ListBuffersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x13ListBuffersResponse\x12*\n\x07\x62uffers\x18\x01 \x03(\x0b\x32\x19.replayring.v1.BufferInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x13\x44\x65leteBufferRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteBufferResponse\"\xbc\x01\n\x12\x41\x64\x64\x45pisodesRequest\x12\'\n\x04pack\x18\x01 \x01(\x0b\x32\x19.replayring.v1.PackHeader\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12.\n\x05start\x18\x03 \x01(\x0b\x32\x1f.replayring.v1.AddEpisodesStart\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12-\n\x08\x65pisodes\x18\x0f \x03(\x0b\x32\x1b.replayring.v1.WholeEpisode\"W\n\x0cWholeEpisode\x12\'\n\x04pack\x18\x01 \x01(\x0b\x32\x19.replayring.v1.PackHeader\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x10\n\x08sequence\x18\x03 \x01(\x04\"5\n\x10\x41\x64\x64\x45pisodesStart\x12\x0e\n\x06\x62uffer\x18\x01 \x01(\t\x12\x11\n\twriter_id\x18\x02 \x01(\t\"O\n\x13\x41\x64\x64\x45pisodesResponse\x12\x38\n\x10\x61\x63knowledgements\x18\x01 \x03(\x0b\x32\x1e.replayring.v1.Acknowledgement\"p\n\x0f\x41\x63knowledgement\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x15\n\repisode_index\x18\x02 \x01(\x04\x12\r\n\x05index\x18\x03 \x01(\x04\x12\x12\n\nnum_frames\x18\x04 \x01(\x04\x12\x11\n\tduplicate\x18\x05 \x01(\x08\"g\n\x0eGetItemRequest\x12\x0e\n\x06\x62uffer\x18\x01 \x01(\t\x12\x11\n\tpositions\x18\x02 \x03(\x12\x12\x0f\n\x07indices\x18\x03 \x03(\x04\x12!\n\x04view\x18\x04 \x01(\x0b\x32\x13.replayring.v1.View\"H\n\x0fGetItemResponse\x12\'\n\x04pack\x18\x01 \x01(\x0b\x32\x19.replayring.v1.PackHeader\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"N\n\x12SampleBatchRequest\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x19.replayring.v1.SampleSpec\x12\x0f\n\x07\x62\x61tches\x18\x02 \x01(\r\"\xb9\x01\n\nSampleSpec\x12\x0e\n\x06\x62uffer\x18\x01 \x01(\t\x12\x12\n\nbatch_size\x18\x02 \x01(\r\x12!\n\x04view\x18\x03 \x01(\x0b\x32\x13.replayring.v1.View\x12\x1a\n\x12\x64rop_n_last_frames\x18\x04 \x01(\x04\x12\x12\n\nmin_frames\x18\x05 \x01(\x04\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x18\n\x10\x62\x61tches_per_pack\x18\x07 \x01(\rB\x07\n\x05_seed\"q\n\x13SampleBatchResponse\x12\'\n\x04pack\x18\x01 \x01(\x0b\x32\x19.replayring.v1.PackHeader\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x12\n\nnext_index\x18\x03 \x01(\x04\x12\x0f\n\x07\x62\x61tches\x18\x04 \x01(\r\"1\n\x11ReadColumnRequest\x12\x0e\n\x06\x62uffer\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\"K\n\x12ReadColumnResponse\x12\'\n\x04pack\x18\x01 \x01(\x0b\x32\x19.replayring.v1.PackHeader\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"_\n\x18PublishParametersRequest\x12\'\n\x04pack\x18\x01 \x01(\x0b\x32\x19.replayring.v1.PackHeader\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0c\n\x04name\x18\x03 \x01(\t\",\n\x19PublishParametersResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\"M\n\x16WatchParametersRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rafter_version\x18\x02 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"a\n\x17WatchParametersResponse\x12\'\n\x04pack\x18\x01 \x01(\x0b\x32\x19.replayring.v1.PackHeader\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\"\x18\n\x16GetServerStatusRequest\"F\n\x17GetServerStatusResponse\x12+\n\x06status\x18\x01 \x01(\x0b\x32\x1b.replayring.v1.ServerStatus\",\n\x0b\x45rrorDetail\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t2\xec\x07\n\rReplayService\x12W\n\x0c\x43reateBuffer\x12\".replayring.v1.CreateBufferRequest\x1a#.replayring.v1.CreateBufferResponse\x12N\n\tGetBuffer\x12\x1f.replayring.v1.GetBufferRequest\x1a .replayring.v1.GetBufferResponse\x12T\n\x0bListBuffers\x12!.replayring.v1.ListBuffersRequest\x1a\".replayring.v1.ListBuffersResponse\x12W\n\x0c\x44\x65leteBuffer\x12\".replayring.v1.DeleteBufferRequest\x1a#.replayring.v1.DeleteBufferResponse\x12X\n\x0b\x41\x64\x64\x45pisodes\x12!.replayring.v1.AddEpisodesRequest\x1a\".replayring.v1.AddEpisodesResponse(\x01\x30\x01\x12J\n\x07GetItem\x12\x1d.replayring.v1.GetItemRequest\x1a\x1e.replayring.v1.GetItemResponse0\x01\x12X\n\x0bSampleBatch\x12!.replayring.v1.SampleBatchRequest\x1a\".replayring.v1.SampleBatchResponse(\x01\x30\x01\x12S\n\nReadColumn\x12 .replayring.v1.ReadColumnRequest\x1a!.replayring.v1.ReadColumnResponse0\x01\x12h\n\x11PublishParameters\x12\'.replayring.v1.PublishParametersRequest\x1a(.replayring.v1.PublishParametersResponse(\x01\x12\x62\n\x0fWatchParameters\x12%.replayring.v1.WatchParametersRequest\x1a&.replayring.v1.WatchParametersResponse0\x01\x12`\n\x0fGetServerStatus\x12%.replayring.v1.GetServerStatusRequest\x1a&.replayring.v1.GetServerStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,39 +51,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEBUFFERRESPONSE']._serialized_start=608
   _globals['_DELETEBUFFERRESPONSE']._serialized_end=630
   _globals['_ADDEPISODESREQUEST']._serialized_start=633
-  _globals['_ADDEPISODESREQUEST']._serialized_end=774
-  _globals['_ADDEPISODESSTART']._serialized_start=776
-  _globals['_ADDEPISODESSTART']._serialized_end=829
-  _globals['_ADDEPISODESRESPONSE']._serialized_start=831
-  _globals['_ADDEPISODESRESPONSE']._serialized_end=947
-  _globals['_GETITEMREQUEST']._serialized_start=949
-  _globals['_GETITEMREQUEST']._serialized_end=1052
-  _globals['_GETITEMRESPONSE']._serialized_start=1054
-  _globals['_GETITEMRESPONSE']._serialized_end=1126
-  _globals['_SAMPLEBATCHREQUEST']._serialized_start=1128
-  _globals['_SAMPLEBATCHREQUEST']._serialized_end=1206
-  _globals['_SAMPLESPEC']._serialized_start=1209
-  _globals['_SAMPLESPEC']._serialized_end=1394
-  _globals['_SAMPLEBATCHRESPONSE']._serialized_start=1396
-  _globals['_SAMPLEBATCHRESPONSE']._serialized_end=1509
-  _globals['_READCOLUMNREQUEST']._serialized_start=1511
-  _globals['_READCOLUMNREQUEST']._serialized_end=1560
-  _globals['_READCOLUMNRESPONSE']._serialized_start=1562
-  _globals['_READCOLUMNRESPONSE']._serialized_end=1637
-  _globals['_PUBLISHPARAMETERSREQUEST']._serialized_start=1639
-  _globals['_PUBLISHPARAMETERSREQUEST']._serialized_end=1734
-  _globals['_PUBLISHPARAMETERSRESPONSE']._serialized_start=1736
-  _globals['_PUBLISHPARAMETERSRESPONSE']._serialized_end=1780
-  _globals['_WATCHPARAMETERSREQUEST']._serialized_start=1782
-  _globals['_WATCHPARAMETERSREQUEST']._serialized_end=1859
-  _globals['_WATCHPARAMETERSRESPONSE']._serialized_start=1861
-  _globals['_WATCHPARAMETERSRESPONSE']._serialized_end=1958
-  _globals['_GETSERVERSTATUSREQUEST']._serialized_start=1960
-  _globals['_GETSERVERSTATUSREQUEST']._serialized_end=1984
-  _globals['_GETSERVERSTATUSRESPONSE']._serialized_start=1986
-  _globals['_GETSERVERSTATUSRESPONSE']._serialized_end=2056
-  _globals['_ERRORDETAIL']._serialized_start=2058
-  _globals['_ERRORDETAIL']._serialized_end=2102
-  _globals['_REPLAYSERVICE']._serialized_start=2105
-  _globals['_REPLAYSERVICE']._serialized_end=3109
+  _globals['_ADDEPISODESREQUEST']._serialized_end=821
+  _globals['_WHOLEEPISODE']._serialized_start=823
+  _globals['_WHOLEEPISODE']._serialized_end=910
+  _globals['_ADDEPISODESSTART']._serialized_start=912
+  _globals['_ADDEPISODESSTART']._serialized_end=965
+  _globals['_ADDEPISODESRESPONSE']._serialized_start=967
+  _globals['_ADDEPISODESRESPONSE']._serialized_end=1046
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=1048
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=1160
+  _globals['_GETITEMREQUEST']._serialized_start=1162
+  _globals['_GETITEMREQUEST']._serialized_end=1265
+  _globals['_GETITEMRESPONSE']._serialized_start=1267
+  _globals['_GETITEMRESPONSE']._serialized_end=1339
+  _globals['_SAMPLEBATCHREQUEST']._serialized_start=1341
+  _globals['_SAMPLEBATCHREQUEST']._serialized_end=1419
+  _globals['_SAMPLESPEC']._serialized_start=1422
+  _globals['_SAMPLESPEC']._serialized_end=1607
+  _globals['_SAMPLEBATCHRESPONSE']._serialized_start=1609
+  _globals['_SAMPLEBATCHRESPONSE']._serialized_end=1722
+  _globals['_READCOLUMNREQUEST']._serialized_start=1724
+  _globals['_READCOLUMNREQUEST']._serialized_end=1773
+  _globals['_READCOLUMNRESPONSE']._serialized_start=1775
+  _globals['_READCOLUMNRESPONSE']._serialized_end=1850
+  _globals['_PUBLISHPARAMETERSREQUEST']._serialized_start=1852
+  _globals['_PUBLISHPARAMETERSREQUEST']._serialized_end=1947
+  _globals['_PUBLISHPARAMETERSRESPONSE']._serialized_start=1949
+  _globals['_PUBLISHPARAMETERSRESPONSE']._serialized_end=1993
+  _globals['_WATCHPARAMETERSREQUEST']._serialized_start=1995
+  _globals['_WATCHPARAMETERSREQUEST']._serialized_end=2072
+  _globals['_WATCHPARAMETERSRESPONSE']._serialized_start=2074
+  _globals['_WATCHPARAMETERSRESPONSE']._serialized_end=2171
+  _globals['_GETSERVERSTATUSREQUEST']._serialized_start=2173
+  _globals['_GETSERVERSTATUSREQUEST']._serialized_end=2197
+  _globals['_GETSERVERSTATUSRESPONSE']._serialized_start=2199
+  _globals['_GETSERVERSTATUSRESPONSE']._serialized_end=2269
+  _globals['_ERRORDETAIL']._serialized_start=2271
+  _globals['_ERRORDETAIL']._serialized_end=2315
+  _globals['_REPLAYSERVICE']._serialized_start=2318
+  _globals['_REPLAYSERVICE']._serialized_end=3322
 # @@protoc_insertion_point(module_scope)

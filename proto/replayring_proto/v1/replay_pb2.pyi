@@ -63,16 +63,28 @@ class DeleteBufferResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class AddEpisodesRequest(_message.Message):
-    __slots__ = ("pack", "data", "start", "sequence")
+    __slots__ = ("pack", "data", "start", "sequence", "episodes")
     PACK_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    EPISODES_FIELD_NUMBER: _ClassVar[int]
     pack: _pack_pb2.PackHeader
     data: bytes
     start: AddEpisodesStart
     sequence: int
-    def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., start: _Optional[_Union[AddEpisodesStart, _Mapping]] = ..., sequence: _Optional[int] = ...) -> None: ...
+    episodes: _containers.RepeatedCompositeFieldContainer[WholeEpisode]
+    def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., start: _Optional[_Union[AddEpisodesStart, _Mapping]] = ..., sequence: _Optional[int] = ..., episodes: _Optional[_Iterable[_Union[WholeEpisode, _Mapping]]] = ...) -> None: ...
+
+class WholeEpisode(_message.Message):
+    __slots__ = ("pack", "data", "sequence")
+    PACK_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    pack: _pack_pb2.PackHeader
+    data: bytes
+    sequence: int
+    def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class AddEpisodesStart(_message.Message):
     __slots__ = ("buffer", "writer_id")
@@ -83,6 +95,12 @@ class AddEpisodesStart(_message.Message):
     def __init__(self, buffer: _Optional[str] = ..., writer_id: _Optional[str] = ...) -> None: ...
 
 class AddEpisodesResponse(_message.Message):
+    __slots__ = ("acknowledgements",)
+    ACKNOWLEDGEMENTS_FIELD_NUMBER: _ClassVar[int]
+    acknowledgements: _containers.RepeatedCompositeFieldContainer[Acknowledgement]
+    def __init__(self, acknowledgements: _Optional[_Iterable[_Union[Acknowledgement, _Mapping]]] = ...) -> None: ...
+
+class Acknowledgement(_message.Message):
     __slots__ = ("sequence", "episode_index", "index", "num_frames", "duplicate")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     EPISODE_INDEX_FIELD_NUMBER: _ClassVar[int]

@@ -187,8 +187,9 @@ class ReplayServiceServicer(object):
 
     def AddEpisodes(self, request_iterator, context):
         """Adds episodes. The first message sets `start`. Each episode is then a pack, whose first message
-        also sets `sequence`; episodes may follow each other without waiting. The server acknowledges
-        each in order, once it would survive the server's death (kill -9); see README for power loss.
+        also sets `sequence`; small ones may share a message, as `episodes`. They may follow each other
+        without waiting. The server acknowledges each in order, once it would survive the server's death
+        (kill -9), and those that came together together; see README for power loss.
 
         An episode is refused whole: the call ends with the error, naming the sequence, and neither
         that episode nor a later one of this call was stored; all earlier ones were. Safe to retry: the

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import sys
 
 from replayring_proto.errors import ReplayRingError
-from replayring_server import configuration
+from replayring_server import configuration, logs
 from replayring_server.configuration.toml import to_toml
 from replayring_server.process import run_server
 
@@ -21,15 +20,15 @@ add_arguments = configuration.add_arguments
 
 def run(arguments: argparse.Namespace) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr
-    )
+    logs.set_up()  # for what is wrong with the configuration, which says how it is to be
     try:
         configured = configuration.configure(arguments, os.environ)
         if arguments.print_config:
             print(to_toml(configured), end="")
         else:
-            run_server(configured.settings(), configured.limits)
+            settings = configured.settings()
+            logs.set_up(settings.log_format, settings.log_level)
+            run_server(settings, configured.limits)
     except (ReplayRingError, OSError) as error:
         logger.error("%s", error)
         return 1

@@ -32,7 +32,7 @@ def setting(
     """Returns a dataclass's field that is a setting.
 
     Args:
-        placeholder: what stands for its value in help; None for one that is on or off.
+        placeholder: what stands for its value in help; None for what is on or off, or a choice.
         text: what it is, for help and README.
         default: its value where nobody sets it; without one it has to be set.
         group: title under which help lists it.
@@ -72,10 +72,10 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        """Its flag."""
+        """Its flag; a limit's stands before an equals sign."""
         if self.table is None:
             return f"--{self.name.replace('_', '-')}"
-        return f"--limit {self.name}=VALUE"
+        return f"--limit {self.name}"
 
     @property
     def variable(self) -> str:

@@ -9,6 +9,7 @@ Numbers are never negative.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from replayring_proto.limits import ServerLimits
 from replayring_server.configuration.address import Address
@@ -39,16 +40,41 @@ class Settings:
     metrics_listen: Address | None = setting(
         "HOST:PORT",
         "another address, for Prometheus: it answers GET /metrics, over TLS and for a token where "
-        "--listen does; needs prometheus-client",
+        "--listen does; needs the extra `metrics`",
         default=None,
     )
     otel: bool = setting(
         None,
-        "export metrics and traces to OpenTelemetry over OTLP, as the OTEL_* variables say",
+        "export metrics and traces to OpenTelemetry over OTLP, as the OTEL_* variables say; needs "
+        "the extra `otel`",
         default=False,
     )
+    drain_delay: float = setting(
+        "SECONDS",
+        "how long calls are still taken after SIGTERM, when health says NOT_SERVING already: for "
+        "balancers to notice",
+        default=0.0,
+    )
     grace: float = setting(
-        "SECONDS", "how long calls in flight may finish after SIGTERM", default=5.0
+        "SECONDS",
+        "how long calls in flight may finish after SIGTERM and --drain-delay",
+        default=5.0,
+    )
+    log_format: Literal["text", "json"] = setting(
+        None, "how the log is written; json is one object a line", default="text"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        None, "the least severe level that is logged", default="info"
+    )
+    reflection: bool = setting(
+        None,
+        "answer gRPC's reflection service; needs the extra `reflection`",
+        default=False,
+    )
+    channelz: bool = setting(
+        None,
+        "answer gRPC's channelz service; needs the extra `channelz`",
+        default=False,
     )
 
     tls_cert: str | None = setting(
@@ -71,7 +97,7 @@ class Settings:
         group="security",
     )
     insecure: bool = setting(
-        None, "listen on any address without all that", default=False, group="security"
+        None, "listen on any address without TLS and tokens", default=False, group="security"
     )
 
 

@@ -69,7 +69,8 @@ def from_flags(flags: Mapping[str, Any], limits: Iterable[str]) -> Source:
     }
     for text in limits:
         name, _, value = text.partition("=")
-        given[_limit(name, "--limit")] = Given(value, f"--limit {name}")
+        key = _limit(name, "--limit")
+        given[key] = Given(value, DECLARED[key].flag)
     return given
 
 

@@ -19,7 +19,7 @@ from replayring_proto.errors import (
     NotFoundError,
     StorageError,
 )
-from replayring_proto.limits import ServerLimits, check_limit
+from replayring_proto.limits import MAX_NAME, ServerLimits, check_limit
 from replayring_proto.spec import BufferSpec, check_name, is_name
 from replayring_server.engine import file_systems, files
 from replayring_server.engine.buffer import Buffer
@@ -81,9 +81,10 @@ class Store:
                 logger.warning("%s", self._concern)
             self._remove_leftovers()
             self.parameters = Parameters(self.data_dir, self.limits.max_parameter_sets)
+            self._syncer = Syncer(lambda: list(self._buffers.values()))
+            undo.callback(self._syncer.stop)
             self._open_all()
             undo.pop_all()
-        self._syncer = Syncer(lambda: list(self._buffers.values()))
 
     def get(self, name: str) -> Buffer:
         """Returns an open buffer.
@@ -151,7 +152,7 @@ class Store:
             )
             self._create(name, spec)
             try:
-                buffer = Buffer(self.data_dir / name, name, self._on_failure)
+                buffer = self._buffer(self.data_dir / name)
             except StorageError as error:
                 self._damaged[name] = str(error)
                 raise
@@ -234,7 +235,7 @@ class Store:
     def _open(self, folder: Path) -> Buffer:
         if folder.is_symlink():
             raise StorageError(f"{folder} is a symbolic link; refused")
-        buffer = Buffer(folder, folder.name, self._on_failure)
+        buffer = self._buffer(folder)
         live = buffer.reader.live
         logger.info("opened buffer %r: %d of %d frames", folder.name, len(live), live.capacity)
         if buffer.restored:
@@ -243,6 +244,9 @@ class Store:
                 folder.name,
             )
         return buffer
+
+    def _buffer(self, folder: Path) -> Buffer:
+        return Buffer(folder, folder.name, self._on_failure, self._syncer.renew)
 
     def _remove_leftovers(self) -> None:
         """Removes what a death in the middle of creating or deleting a buffer left behind."""
@@ -290,10 +294,11 @@ def _is_buffer(path: Path) -> bool:
 
 def _no_such(name: str, known: list[str]) -> str:
     """Returns the message about a name that no buffer has; short, however many there are."""
+    name = name[: MAX_NAME + 20]  # it may be as long as a message, and comparing takes time
     near = difflib.get_close_matches(name, known, 1)
     if near:
-        return f"there is no buffer {name[:80]!r}; did you mean {near[0]!r}?"
-    return f"there is no buffer {name[:80]!r}; there are {_some(known) or 'none yet'}"
+        return f"there is no buffer {name!r}; did you mean {near[0]!r}?"
+    return f"there is no buffer {name!r}; there are {_some(known) or 'none yet'}"
 
 
 def _some(names: list[str]) -> str:

@@ -39,6 +39,17 @@ NEEDED = {
 }
 """The scope that each method of ReplayService needs. One that is not here is nobody's."""
 
+DIAGNOSTIC = dict.fromkeys(
+    (
+        *("ServerReflectionInfo", "GetTopChannels", "GetServers", "GetServer", "GetServerSockets"),
+        *("GetChannel", "GetSubchannel", "GetSocket"),
+    ),
+    Scope.READ,
+)
+"""The same of reflection and channelz, which hand out no frame and change nothing."""
+
+_SCOPES = {**NEEDED, **DIAGNOSTIC}
+
 
 @dataclass(eq=False)
 class _Call:
@@ -57,7 +68,9 @@ class Authorisation:
         self._tokens = tokens
         self._calls: set[_Call] = set()
 
-    def guard(self, handler: grpc.GenericRpcHandler, refused: Refused) -> grpc.GenericRpcHandler:
+    def guard(
+        self, handler: grpc.GenericRpcHandler, refused: Refused = lambda method, code: None
+    ) -> grpc.GenericRpcHandler:
         """Returns a handler that refuses before `handler` has read a message, and says so."""
         return _Guard(self, handler, refused)
 
@@ -118,7 +131,7 @@ class Authorisation:
                 f"{method}: the server does not know this token (any more); ask whoever runs it "
                 "for a valid one"
             )
-        needed = NEEDED.get(method)
+        needed = _SCOPES.get(method)
         if needed is None or scope < needed:
             raise AccessDeniedError(
                 f"{method} needs a token of scope "

@@ -101,7 +101,8 @@ def _guarded(
             except Exception:
                 # What happened is for the log, not for the peer, who gets an id to ask about.
                 error_id = uuid.uuid4().hex[:12]
-                logger.exception("%s failed, id %s", method, error_id)
+                fields = {"method": method, "error_id": error_id}
+                logger.exception("%s failed, id %s", method, error_id, extra=fields)
                 text = f"{method} failed on the server; its log has the details under id {error_id}"
                 status = to_status(ServerError(text))
             # A peer that takes nothing takes no status either. Until it does, or is gone, the call
@@ -109,7 +110,8 @@ def _guarded(
             call.release()
             code, message, trailing = status
             call.outcome = code.name
-            logger.info("%s from %s: %s: %s", method, context.peer(), code.name, message)
+            fields = {"method": method, "peer": context.peer(), "code": code.name}
+            logger.info("%s from %s: %s: %s", *fields.values(), message, extra=fields)
             return await context.abort(code, message, trailing)
 
     return guarded

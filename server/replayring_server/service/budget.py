@@ -28,6 +28,11 @@ class Budget:
         return self._queue[0][0] - self.free if self._queue else 0
 
     @property
+    def empty(self) -> bool:
+        """Whether nobody holds any."""
+        return self.free == self.nbytes
+
+    @property
     def waiting(self) -> int:
         """How many wait."""
         return len(self._queue)

@@ -25,6 +25,7 @@ from replayring_proto.errors import (
     ServerUnavailableError,
 )
 from replayring_proto.limits import CHUNK_BYTES, ServerLimits, check_limit
+from replayring_server.allocator import give_back_freed_memory
 from replayring_server.service.budget import Budget, Hold
 from replayring_server.tally import CallTally
 
@@ -210,6 +211,7 @@ class Calls:
         self._resting: set[Call] = set()
         self.watchers = 0
         self._ticking = False
+        self._quiet: int | None = None  # ticks, until memory has been given back
 
     def __iter__(self) -> Iterator[Call]:
         return iter(self._calls)
@@ -302,7 +304,18 @@ class Calls:
                 call.end(_stalled(self._limits.stall_patience_s, "a newer version is there"))
         for budget in (self.staging, self.sending):
             self._make_room(budget)
+        self._count_quiet()
         self._schedule()
+
+    def _count_quiet(self) -> None:
+        """Gives memory back when no large pack has been on its way for a while."""
+        if not (self.staging.empty and self.sending.empty):
+            self._quiet = 0
+        elif self._quiet is not None:
+            self._quiet += 1
+            if self._quiet > _TICKS_OF_PATIENCE or not self._calls:
+                self._quiet = None
+                give_back_freed_memory()
 
     def _is_stalled(self, call: Call) -> bool:
         return call.idle >= _TICKS_OF_PATIENCE

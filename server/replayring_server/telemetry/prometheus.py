@@ -11,6 +11,7 @@ import itertools
 import logging
 import socket
 import socketserver
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -42,7 +43,7 @@ PATH = "/metrics"
 
 Check: TypeAlias = "Callable[[Metadata], object]"
 
-_MAX_SCRAPES = 16
+MAX_SCRAPES = 16
 _PATIENCE_S = 10.0
 
 _FAMILIES: dict[Kind, Any] = {
@@ -117,7 +118,7 @@ class MetricsServer(socketserver.ThreadingMixIn, WSGIServer):
             StorageError: the address cannot be listened on.
         """
         self._certificates = certificates
-        self._room = threading.BoundedSemaphore(_MAX_SCRAPES)
+        self._room = threading.BoundedSemaphore(MAX_SCRAPES)
         if host.startswith("["):
             self.address_family, host = socket.AF_INET6, host[1:-1]
         try:
@@ -165,8 +166,12 @@ class MetricsServer(socketserver.ThreadingMixIn, WSGIServer):
             return super().finish_request(encrypted, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Logs what went wrong with one request: usually the peer is gone, or speaks no TLS."""
-        logger.info("metrics for %s failed", client_address[0], exc_info=True)
+        """Logs why one request was not answered."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):  # the peer said nothing, is gone, or speaks no TLS
+            logger.info("no metrics for %s: %s", client_address[0], error)
+        else:
+            logger.exception("no metrics for %s", client_address[0])
 
 
 class _Handler(WSGIRequestHandler):
