@@ -6,11 +6,11 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from replayring.benchmark.workloads import WORKLOADS
@@ -49,7 +49,7 @@ def load(paths: Sequence[Path]) -> Iterator[Record]:
 
 def measure(options: argparse.Namespace) -> Iterator[Record]:
     """Yields a record for the machine and each figure, as they come."""
-    yield machine()
+    yield machine(options)
     for name in options.workload or WORKLOADS:
         for part in options.part or PARTS:
             if part not in SMALL_ONLY or name == "small":
@@ -80,9 +80,15 @@ def figures(name: str, part: str, options: argparse.Namespace) -> Iterator[Recor
     yield {**about, "name": MEMORY, "unit": "MiB", "value": most, "turns": [most]}
 
 
-def machine() -> Record:
+def machine(options: argparse.Namespace) -> Record:
     """Returns where and with what versions this runs."""
-    names = ("replayring", "grpcio", "numpy", "protobuf", "torch", "uvloop")
+    found = versions(sys.executable, "replayring", "grpcio", "numpy", "protobuf", "torch", "uvloop")
+    if options.reverb_python:
+        found |= versions(options.reverb_python, "dm-reverb", "tensorflow")
+    if options.torchrl_python:
+        found |= versions(options.torchrl_python, "torchrl", "tensordict")
+    if options.flight_python:
+        found |= versions(options.flight_python, "pyarrow")
     return {
         "kind": "machine",
         "at": time.strftime("%Y-%m-%d %H:%M"),
@@ -90,7 +96,18 @@ def machine() -> Record:
         "machine": platform.machine(),
         "system": platform.release(),
         "python": platform.python_version(),
-    } | {name: version(name) for name in names}
+        "versions": found,
+    }
+
+
+def versions(python: str, *names: str) -> dict[str, str]:
+    """Returns what is installed where an interpreter looks."""
+    script = (
+        "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+    )
+    command = [python, "-c", script, *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return dict(zip(names, done.stdout.split(), strict=True))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -248,7 +248,7 @@ def test_a_quick_run(part: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     shown = capsys.readouterr().out
     machine, *figures = map(json.loads, lines.read_text().splitlines())
     assert machine["kind"] == "machine"
-    assert machine["numpy"]
+    assert machine["versions"]["numpy"]
     names = {record["name"] for record in figures}
     if part != "capacity":  # a quick one is of smaller buffers
         assert names >= {g.ours for g in GOALS if (g.workload, g.part) == ("small", part)}

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +24,6 @@ WIRE = {
 }
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path / "data") as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: ServerProcess) -> Iterator[replayring.Client]:
-    with replayring.connect(server.address, timeout=30) as client:
-        yield client
-
-
 def bench(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [PROGRAM, "bench", address, *arguments],
@@ -47,22 +34,27 @@ def bench(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def buffers_left(client: replayring.Client) -> list[str]:
+    return [info.name for info in client.buffers() if info.name.startswith("bench-")]
+
+
 def test_it_measures_and_leaves_the_server_as_it_was(
-    server: ServerProcess, client: replayring.Client
+    core_server: str, client: replayring.Client, buffer: replayring.Buffer
 ) -> None:
-    spec = {"x": {"shape": (), "dtype": "uint8"}}
-    client.create_buffer("bench", spec, 10).add_episode({"x": np.ones(3, np.uint8)})
-    done = bench(server.address, *QUICK)
+    buffer.add_episode({"state": np.zeros((3, 2)), "reward": np.zeros(3)})
+    before = buffer.info()
+    done = bench(core_server, *QUICK)
     assert done.returncode == 0, done.stderr
     heading, *lines = done.stdout.splitlines()
     assert heading.split()[:3] == ["workload", "per", "second"]
     assert {line[10:52].strip() for line in lines} >= WIRE
     assert any("sample from files" in line for line in lines)
-    assert [(info.name, info.next_index) for info in client.buffers()] == [("bench", 3)]
+    assert buffer.info() == before
+    assert buffers_left(client) == []
 
 
-def test_lines_of_json_say_the_same(server: ServerProcess) -> None:
-    done = bench(server.address, *QUICK, "--json")
+def test_lines_of_json_say_the_same(core_server: str) -> None:
+    done = bench(core_server, *QUICK, "--json")
     assert done.returncode == 0, done.stderr
     figures = [json.loads(line) for line in done.stdout.splitlines()]
     assert {figure["what"] for figure in figures} >= WIRE
@@ -72,24 +64,53 @@ def test_lines_of_json_say_the_same(server: ServerProcess) -> None:
         assert figure["megabytes_per_second"] == pytest.approx(figure["per_second"] * 97 / 1e6)
 
 
+def test_a_server_that_wants_a_token_gets_it_from_every_process(tmp_path: Path) -> None:
+    token, tokens = tmp_path / "token", tmp_path / "tokens"
+    token.write_text("t" * 32)
+    tokens.write_text(f"write {'t' * 32}\n")
+    with ServerProcess(tmp_path / "data", "--token-file", str(tokens)) as server:
+        done = bench(server.address, *QUICK, "--token-file", str(token))
+    assert done.returncode == 0, done.stderr
+    assert "t" * 32 not in done.stdout
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_when_it_is_stopped_its_buffer_goes(
-    server: ServerProcess, client: replayring.Client, number: signal.Signals
+    core_server: str, client: replayring.Client, number: signal.Signals
 ) -> None:
-    command = [PROGRAM, "bench", server.address, "--seconds", "600"]
+    command = [PROGRAM, "bench", core_server, "--seconds", "600", "--workload", "small"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
-            eventually(lambda: bool(client.buffers()), "it has made its buffer")
+            eventually(lambda: bool(buffers_left(client)), "it has made its buffer")
             process.send_signal(number)
             _, errors = process.communicate(timeout=60)
         finally:
             process.kill()
     assert (process.returncode, errors) == (130, b"")
-    assert client.buffers() == []
+    assert buffers_left(client) == []
 
 
-def test_a_server_that_refuses_is_told_of_in_one_line(server: ServerProcess) -> None:
-    done = bench(server.address, "--frames", str(1 << 50))
+def test_a_server_that_dies_meanwhile_is_told_of(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path / "data") as server:
+        command = [PROGRAM, "bench", server.address, "--seconds", "600", "--workload", "small"]
+        with (
+            subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process,
+            replayring.connect(server.address, timeout=20) as client,
+        ):
+            try:
+                eventually(lambda: bool(buffers_left(client)), "it has made its buffer")
+                server.kill()
+                process.send_signal(signal.SIGINT)
+                _, errors = process.communicate(timeout=100)
+            finally:
+                process.kill()
+    assert process.returncode == 130
+    assert "may be left on the server" in errors
+    assert "Traceback" not in errors
+
+
+def test_what_the_server_refuses_is_told_in_one_line(core_server: str) -> None:
+    done = bench(core_server, "--frames", str(1 << 50))
     assert done.returncode == 1
     assert done.stdout.count("\n") == 1  # the heading
     assert done.stderr.startswith("replayring bench: ")
