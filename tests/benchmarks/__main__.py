@@ -102,9 +102,7 @@ def machine(options: argparse.Namespace) -> Record:
 
 def versions(python: str, *names: str) -> dict[str, str]:
     """Returns what is installed where an interpreter looks."""
-    script = (
-        "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
-    )
+    script = "import sys\nfrom importlib.metadata import *\nprint(*map(version, sys.argv[1:]))"
     command = [python, "-c", script, *names]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     return dict(zip(names, done.stdout.split(), strict=True))

@@ -57,20 +57,31 @@ class Rig(ExitStack):
     """
 
     def __init__(self, workload: Workload, peers: Peers, folder: Path, *, quick: bool) -> None:
-        """Starts a server in an empty folder, and fills its buffer; a small one, to be quick."""
+        """Prepares a server in an empty folder; with a small buffer, to be quick."""
         super().__init__()
         self.powers = (3, 4) if quick else (4, 5, 6, 7)
         if quick:
             workload = workload.of_capacity(QUICK_FRAMES)
         self.workload, self.peers, self._home = workload, peers, folder
         self._numbers = itertools.count()
-        self.server = self.enter_context(ServerProcess(folder / "data"))
-        self.wire = self._connect(same_host=False)
-        self.files = self._connect(same_host=True)
-        self.buffer(workload)
         self.folder = folder / "data" / BUFFER
         self.memory = [0.0]
         self._watching = threading.Event()
+
+    def __enter__(self) -> Rig:
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _begin(self) -> None:
+        """Starts the server and fills its buffer."""
+        self.server = self.enter_context(ServerProcess(self.folder.parent))
+        self.wire = self._connect(same_host=False)
+        self.files = self._connect(same_host=True)
+        self.buffer(self.workload)
         watch = threading.Thread(target=self._watch)
         watch.start()
         self.callback(watch.join)

@@ -95,7 +95,7 @@ def sample(workload: Workload, address: str, batch_bytes: str) -> None:
 
 
 def insert(workload: Workload, address: str, episode_bytes: str) -> None:
-    """Pushes episodes of so many bytes; as many as fit into a chunk share it. Each is acknowledged."""
+    """Pushes episodes of so many bytes. Small ones share chunks, and acknowledgements."""
     together = max(1, (CHUNK - 1) // int(episode_bytes))
     size = int(episode_bytes) * together
     if size % CHUNK == 0:
