@@ -6,77 +6,89 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from replayring.benchmark.workloads import WORKLOADS
 from tests.benchmarks.contest import compete
 from tests.benchmarks.goals import MEMORY, Record
 from tests.benchmarks.parts import PARTS, SMALL_ONLY
+from tests.benchmarks.picture import draw
 from tests.benchmarks.report import report
 from tests.benchmarks.rig import Peers, Rig
 
-QUICK_FRAMES = 2_000
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures what the command line asks for, and prints it."""
+    """Measures what the command line asks for, or takes what was measured, and prints it."""
     options = _parser().parse_args(arguments)
-    if options.show:
-        records = [json.loads(line) for path in options.show for line in path.open()]
-    else:
-        records = []
-        for record in measure(options):
-            records.append(record)
-            if options.json:
-                with options.json.open("a") as file:
-                    print(json.dumps(record), file=file)
-            else:
-                print(json.dumps(record), flush=True)
+    source = load(options.show) if options.show else measure(options)
+    records = []
+    for record in source:
+        records.append(record)
+        if options.json:
+            with options.json.open("a") as file:
+                print(json.dumps(record), file=file)
+        elif not options.show:
+            print(json.dumps(record), flush=True)
     print(report(records))
+    if options.picture:
+        draw(options.picture, records)
     return 0
+
+
+def load(paths: Sequence[Path]) -> Iterator[Record]:
+    """Yields the records that earlier runs have written to files."""
+    for path in paths:
+        with path.open() as file:
+            yield from map(json.loads, file)
 
 
 def measure(options: argparse.Namespace) -> Iterator[Record]:
     """Yields a record for the machine and each figure, as they come."""
-    yield machine()
+    yield machine(options)
+    for name in options.workload or WORKLOADS:
+        for part in options.part or PARTS:
+            if part not in SMALL_ONLY or name == "small":
+                yield from figures(name, part, options)
+
+
+def figures(name: str, part: str, options: argparse.Namespace) -> Iterator[Record]:
+    """Yields the figures of one part for one workload."""
+    workload = WORKLOADS[name]
     peers = Peers(
         options.reverb_python, options.torchrl_python, options.flight_python, options.online_buffer
     )
-    for name in options.workload or WORKLOADS:
-        workload = WORKLOADS[name]
-        if options.quick:
-            workload = workload.of_capacity(QUICK_FRAMES)
-        for part in options.part or PARTS:
-            if part in SMALL_ONLY and name != "small":
-                continue
-            with (
-                tempfile.TemporaryDirectory(prefix="replayring-bench-") as folder,
-                Rig(workload, peers, Path(folder)) as rig,
-            ):
-                contenders = list(PARTS[part](rig))
-                figures = compete(
-                    contenders,
-                    rounds=options.rounds,
-                    seconds=options.seconds,
-                    repeats=options.repeats,
-                )
-            where = {"workload": name, "part": part}
-            for figure, values in figures.items():
-                unit = "frames" if "insert" in (part, figure.split(",")[0]) else workload.unit
-                yield {"kind": "figure", **where, "name": figure, "unit": unit, **values.record()}
-            memory = [round(value, 1) for value in rig.memory]
-            about = {"name": MEMORY, "unit": "MiB", "value": max(memory), "turns": [max(memory)]}
-            yield {"kind": "figure", **where, **about}
+    about = {"kind": "figure", "workload": name, "part": part}
+    with (
+        tempfile.TemporaryDirectory(prefix="replayring-bench-") as folder,
+        Rig(workload, peers, Path(folder), quick=options.quick) as rig,
+    ):
+        found = compete(
+            list(PARTS[part](rig)),
+            rounds=options.rounds,
+            seconds=options.seconds,
+            repeats=options.repeats,
+        )
+    for figure, values in found.items():
+        unit = "frames" if "insert" in (part, figure.split(",")[0]) else workload.unit
+        yield {**about, "name": figure, "unit": unit, **values.record()}
+    most = round(max(rig.memory), 1)
+    yield {**about, "name": MEMORY, "unit": "MiB", "value": most, "turns": [most]}
 
 
-def machine() -> Record:
+def machine(options: argparse.Namespace) -> Record:
     """Returns where and with what versions this runs."""
-    names = ("replayring", "grpcio", "numpy", "protobuf", "torch", "uvloop")
+    found = versions(sys.executable, "replayring", "grpcio", "numpy", "protobuf", "torch", "uvloop")
+    if options.reverb_python:
+        found |= versions(options.reverb_python, "dm-reverb", "tensorflow")
+    if options.torchrl_python:
+        found |= versions(options.torchrl_python, "torchrl", "tensordict")
+    if options.flight_python:
+        found |= versions(options.flight_python, "pyarrow")
     return {
         "kind": "machine",
         "at": time.strftime("%Y-%m-%d %H:%M"),
@@ -84,7 +96,16 @@ def machine() -> Record:
         "machine": platform.machine(),
         "system": platform.release(),
         "python": platform.python_version(),
-    } | {name: version(name) for name in names}
+        "versions": found,
+    }
+
+
+def versions(python: str, *names: str) -> dict[str, str]:
+    """Returns what is installed where an interpreter looks."""
+    script = "import sys\nfrom importlib.metadata import *\nprint(*map(version, sys.argv[1:]))"
+    command = [python, "-c", script, *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return dict(zip(names, done.stdout.split(), strict=True))
 
 
 def _parser() -> argparse.ArgumentParser:

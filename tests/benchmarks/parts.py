@@ -8,9 +8,6 @@ from tests.benchmarks.contest import Contender
 from tests.benchmarks.rig import PYTHON, Rig
 
 NATURAL, PACKED = "natural", "packed"
-CAPACITIES = (4, 5, 6, 7)
-"""Powers of ten."""
-
 Contenders = Iterator[Contender]
 
 
@@ -81,7 +78,7 @@ def loader(rig: Rig) -> Contenders:
 
 def capacity(rig: Rig) -> Contenders:
     """One batch at a time, of buffers of growing size; beside it, what memory allows."""
-    for power in CAPACITIES:
+    for power in rig.powers:
         workload = rig.workload.of_capacity(10**power)
         name = rig.buffer(workload, f"of-10-{power}")
         yield Contender({f"10^{power} frames": [rig.ours("sample_one", name=name)]})

@@ -40,6 +40,9 @@ class Peers:
     online_buffer: Path | None = None
 
 
+QUICK_FRAMES = 2_000
+
+
 class Rig(ExitStack):
     """A server with one full buffer of a workload, and processes around it.
 
@@ -49,21 +52,36 @@ class Rig(ExitStack):
         workload: what the buffer holds.
         peers: where others are.
         folder: the buffer's directory.
+        powers: of ten: capacities that are compared.
         memory: MiB of the server's memory that belong to no file, five times a second.
     """
 
-    def __init__(self, workload: Workload, peers: Peers, folder: Path) -> None:
-        """Starts a server in an empty folder, and fills its buffer."""
+    def __init__(self, workload: Workload, peers: Peers, folder: Path, *, quick: bool) -> None:
+        """Prepares a server in an empty folder; with a small buffer, to be quick."""
         super().__init__()
+        self.powers = (3, 4) if quick else (4, 5, 6, 7)
+        if quick:
+            workload = workload.of_capacity(QUICK_FRAMES)
         self.workload, self.peers, self._home = workload, peers, folder
         self._numbers = itertools.count()
-        self.server = self.enter_context(ServerProcess(folder / "data"))
-        self.wire = self._connect(same_host=False)
-        self.files = self._connect(same_host=True)
-        self.buffer(workload)
         self.folder = folder / "data" / BUFFER
         self.memory = [0.0]
         self._watching = threading.Event()
+
+    def __enter__(self) -> Rig:
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _begin(self) -> None:
+        """Starts the server and fills its buffer."""
+        self.server = self.enter_context(ServerProcess(self.folder.parent))
+        self.wire = self._connect(same_host=False)
+        self.files = self._connect(same_host=True)
+        self.buffer(self.workload)
         watch = threading.Thread(target=self._watch)
         watch.start()
         self.callback(watch.join)

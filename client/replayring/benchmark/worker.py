@@ -13,6 +13,7 @@ import sys
 from replayring.benchmark.roles import ROLES
 from replayring.benchmark.tasks import Task
 from replayring.benchmark.turns import take_turns
+from replayring_proto.errors import ReplayRingError
 
 __all__ = ["main"]
 
@@ -20,8 +21,11 @@ __all__ = ["main"]
 def main() -> None:
     """Does the task on stdin until stdin ends."""
     task = Task.of(sys.stdin.readline())
-    with task.buffer.client, ROLES[task.role](task.buffer, task.workload) as (step, settle):
-        take_turns(step, settle)
+    try:
+        with task.buffer.client, ROLES[task.role](task.buffer, task.workload) as (step, settle):
+            take_turns(step, settle)
+    except ReplayRingError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ async def _pull(requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
 
 
 async def _push(requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
-    """Answers each episode, whose last chunk is shorter than the others, with nothing."""
+    """Acknowledges each group of chunks, whose last one is shorter than the others."""
     async for request in requests:
         if len(request) < CHUNK:
             yield b""
@@ -95,8 +95,9 @@ def sample(workload: Workload, address: str, batch_bytes: str) -> None:
 
 
 def insert(workload: Workload, address: str, episode_bytes: str) -> None:
-    """Pushes episodes of so many bytes; each is acknowledged."""
-    size = int(episode_bytes)
+    """Pushes episodes of so many bytes. Small ones share chunks, and acknowledgements."""
+    together = max(1, (CHUNK - 1) // int(episode_bytes))
+    size = int(episode_bytes) * together
     if size % CHUNK == 0:
         size -= 1  # the last chunk has to be told from the others
     pieces = chunks(size)
@@ -114,7 +115,7 @@ def insert(workload: Workload, address: str, episode_bytes: str) -> None:
     def step() -> int:
         room.acquire()
         episodes.put(pieces)
-        return workload.episode_frames
+        return workload.episode_frames * together
 
     def settle() -> None:
         for _ in range(in_flight):
