@@ -148,6 +148,7 @@ class BatchDataset(IterableDataset[Item]):
 
         Raises:
             ClosedError: this dataset, or its client, was closed.
+            InvalidRequestError: this is a DataLoader's worker, and there is a CUDA device.
         """
         if self._closed:
             raise ClosedError("this BatchDataset was closed; make a new one")
