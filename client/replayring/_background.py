@@ -35,12 +35,21 @@ class Background(ABC):
     ends it too.
     """
 
-    def __init__(self, caller: Caller, name: str) -> None:
+    def __init__(
+        self, caller: Caller, name: str, changed: threading.Condition | None = None
+    ) -> None:
+        """Prepares; `start` starts the thread.
+
+        Args:
+            caller: makes the calls.
+            name: what this is, for messages.
+            changed: guards the state and is notified of every change; several may share one.
+        """
         self._caller = caller
         self._name = name
         self._process = os.getpid()
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        self._changed = changed or threading.Condition(threading.RLock())
+        self._lock = self._changed  # which takes its lock
         self._progress = 0
         self._trouble: ReplayRingError | None = None
         self._ended = False
