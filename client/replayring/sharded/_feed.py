@@ -7,10 +7,9 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable
-from threading import Condition
 from typing import Protocol
 
-from replayring._background import Background
+from replayring._background import Background, Guard
 from replayring._calls import Arrays, read_pack
 from replayring._channel import Stub
 from replayring._patience import LASTING_SECONDS, LOCKED_OUT, passing
@@ -82,15 +81,15 @@ class WireFeed(Background):
     says how many frames were eligible for all of them.
     """
 
-    def __init__(self, part: Part, sampling: Sampling, changed: Condition) -> None:
+    def __init__(self, part: Part, sampling: Sampling, guard: Guard) -> None:
         """Prepares; begins to ask when told how much is wanted.
 
         Args:
             part: what to sample from.
             sampling: a unit, counted.
-            changed: guards the feeds of one stream, and is notified of every change.
+            guard: that of the stream, shared by all its feeds.
         """
-        super().__init__(part.shard.client._caller, "sample stream", changed)
+        super().__init__(part.shard.client._caller, "sample stream", guard)
         self.part = part
         self.blocks: deque[Block] = deque()
         self.empty = False
@@ -156,7 +155,7 @@ class WireFeed(Background):
 
     def _converse(self, stub: Stub) -> None:
         requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        with self._changed:
+        with self._lock:
             first = self._sampling.request(self._take_units(), self._progress, _UNITS_PER_PACK)
             requests.put(first.SerializeToString())
             self._requests = requests
@@ -165,7 +164,7 @@ class WireFeed(Background):
                 for message in call:
                     self._deliver(*read_pack(message, call, self._caller.max_reply_bytes))
         finally:
-            with self._changed:
+            with self._lock:
                 self._requests, self._asked, self._since = None, 0, None
             requests.put(None)
 
@@ -177,7 +176,7 @@ class WireFeed(Background):
                 f"the server at {self.part.shard.name} does not count eligible frames; update it"
             )
         to_all(arrays, self.part.shard.number)
-        with self._changed:
+        with self._lock:
             self.empty = not frames
             if frames:
                 self._asked -= frames

@@ -162,7 +162,8 @@ class ShardedBuffer:
             in_flight = whole(max_in_flight_bytes, "max_in_flight_bytes", 1)
             limit = None if timeout is None else seconds(timeout)
             choose = partial(present_home, self._parts)
-            return Writer.over(self.spec, MovingSender(choose, in_flight, limit, move_after_s))
+            sender = MovingSender(choose, in_flight, limit, move_after_s)
+            return Writer.over(self._creation.share, sender)
         part, identity = self._home(writer_id, spill_dir)
         part.open(part.shard.client, timeout)
         writer = Writer(

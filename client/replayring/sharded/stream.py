@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from replayring._background import FOREIGN
+from replayring._background import FOREIGN, Guard
 from replayring._calls import Arrays
 from replayring._patience import Patience, passing
 from replayring._sampling import CLOSED, SampleStream, Sampling
@@ -57,7 +56,8 @@ class ShardedStream(SampleStream):
         self._timeout = timeout
         self._parts = parts
         self._process = os.getpid()
-        self._changed = threading.Condition(threading.RLock())
+        self._guard = Guard()
+        self._lock, self._changed = self._guard.lock, self._guard.changed
         self._closed = False
         self._rng = np.random.default_rng(sampling.seed)
         self._started = False
@@ -82,7 +82,7 @@ class ShardedStream(SampleStream):
         patience = caller.patience(f"sampling from {self._sampling.buffer!r}", self._timeout)
         if not self._started:
             self._await_frames(patience)
-        with self._changed:
+        with self._lock:
             while not self._fill():
                 self._check()
                 seconds = min(patience.remaining(), _POLL_SECONDS)
@@ -95,7 +95,7 @@ class ShardedStream(SampleStream):
         """Ends it, and what fetches for it. See `SampleStream.close`."""
         if os.getpid() != self._process:
             return
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
         for feed in self._feeds:
@@ -111,7 +111,7 @@ class ShardedStream(SampleStream):
             seed = int(mine.generate_state(1, np.uint64)[0])
         sampling = Sampling(self._sampling.buffer, unit, 1, seed, count_eligible=True)
         if part.buffer._files() is None:
-            return WireFeed(part, sampling, self._changed)
+            return WireFeed(part, sampling, self._guard)
         return FileFeed(part, sampling, part.buffer._files)
 
     def _fill(self) -> bool:
@@ -167,7 +167,7 @@ class ShardedStream(SampleStream):
             feed.aim(math.ceil(frames * share) + 1, self._batch)
 
     def _start(self) -> None:
-        with self._changed:
+        with self._lock:
             self._started = True
             self._aim()
         for feed in self._feeds:
@@ -177,7 +177,7 @@ class ShardedStream(SampleStream):
     def _await_frames(self, patience: Patience) -> None:
         """Waits until the shards hold `min_frames`; what was fetched before would be old."""
         while self._frames_held(patience.remaining()) < self._sampling.min_frames:
-            with self._changed:
+            with self._lock:
                 self._check()
                 if not patience.remaining():
                     raise self._overdue(patience)
