@@ -57,7 +57,7 @@ def test_the_learner_goes_on_within_two_seconds_and_takes_the_shard_back(
             shards.revive(0) if how == "kill" else shards.signal(0, signal.SIGCONT)
             eventually(lambda: both_in(stream), "it is taken back")
     away = [r.message for r in caplog.records if "cannot be reached" in r.message]
-    back = [r.message for r in caplog.records if "is back" in r.message]
+    back = [r.message for r in caplog.records if "is back after" in r.message]
     assert len(away) == len(back) == 1, caplog.text
     assert shards.addresses[0] in away[0]
 

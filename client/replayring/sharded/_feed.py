@@ -61,8 +61,8 @@ class Feed(Protocol):
     def failure(self) -> ReplayRingError | None:
         """Why it never will, or None."""
 
-    def aim(self, frames: int, batch: int) -> None:
-        """Says how many frames are wanted ahead, and which batch is being made."""
+    def aim(self, frames: int, batch: int, since: float) -> None:
+        """Says how many frames are wanted ahead, for which batch, and since which they count."""
 
     def poll(self) -> None:
         """Has whatever is to be had at once."""
@@ -97,6 +97,7 @@ class WireFeed(Background):
         self._sampling = sampling
         self._wanted = 0
         self._batch = 0
+        self._counted_since = 0.0
         self._asked = 0  # frames that are to come of the present call
         self._since: float | None = None  # when the shard was last heard of, while frames are due
         self._requests: queue.SimpleQueue[bytes | None] | None = None
@@ -110,8 +111,8 @@ class WireFeed(Background):
         trouble = self._trouble
         return self.part.shard.lost or (trouble is not None and not passing(trouble))
 
-    def aim(self, frames: int, batch: int) -> None:
-        self._wanted, self._batch = frames, batch
+    def aim(self, frames: int, batch: int, since: float) -> None:
+        self._wanted, self._batch, self._counted_since = frames, batch, since
         if not self._has_work():
             return
         if self._requests is None:
@@ -129,15 +130,19 @@ class WireFeed(Background):
             silence = DeadlineError(f"it gave no frames for {SILENT_SECONDS:g} s")
             self.part.shard.client._channel.outage.silent(silence)
 
+    @property
+    def _have(self) -> int:
+        """Frames that are here, and not old, or on their way."""
+        here = (block.left for block in self.blocks if block.born >= self._counted_since)
+        return self._asked + sum(here)
+
     def _has_work(self) -> bool:
-        have = self._asked + sum(block.left for block in self.blocks)
-        return self.failure is None and 2 * have <= self._wanted
+        return self.failure is None and 2 * self._have <= self._wanted
 
     def _take_units(self) -> int:
         """Returns how many units to ask for now, which then count as asked for."""
         unit = self._sampling.query.batch_size
-        have = self._asked + sum(block.left for block in self.blocks)
-        units = min(max(math.ceil((self._wanted - have) / unit), 1), _ASKED_AT_ONCE)
+        units = min(max(math.ceil((self._wanted - self._have) / unit), 1), _ASKED_AT_ONCE)
         self._asked += units * unit
         self._since = self._since or time.monotonic()
         return units
@@ -222,7 +227,7 @@ class FileFeed:
     def out(self) -> bool:
         return self.trouble is not None
 
-    def aim(self, frames: int, batch: int) -> None:
+    def aim(self, frames: int, batch: int, since: float) -> None:
         # A seeded stream is to repeat itself, whatever else is wanted of it.
         unit = self._sampling.query.batch_size
         self._units = 1 if self._sampling.seed is not None else max(1, round(frames / unit))

@@ -65,15 +65,16 @@ class ShardedStream(SampleStream):
         self._oldest_age = 2 * in_flight + 2 if sampling.seed is None else math.inf
         self._batch = 0
         self._mixture = Mixture(sampling.query.batch_size)
-        self._next_index: int | None = None
+        self._newest: dict[int, int] = {}
+        self._known = [0] * len(parts)  # eligible frames of each shard, as it said last
         self._feeds: list[Feed] = [self._feed(part) for part in parts]
         if sampling.min_frames <= 1:
             self._start()
 
     @property
     def next_index(self) -> int | None:
-        """How fresh the last batch returned is: frames ever added to the shards that it is from."""
-        return self._next_index
+        """How fresh the last batch returned is: frames ever added, as it shows the shards."""
+        return sum(self._newest.values()) if self._newest else None
 
     def __next__(self) -> Arrays:
         if os.getpid() != self._process:
@@ -89,7 +90,8 @@ class ShardedStream(SampleStream):
                 if not seconds:
                     raise self._overdue(patience)
                 self._changed.wait(seconds)
-            return self._finished().arrays()
+            whole = self._finished()
+        return whole.arrays()
 
     def close(self) -> None:
         """Ends it, and what fetches for it. See `SampleStream.close`."""
@@ -152,7 +154,7 @@ class ShardedStream(SampleStream):
         """Begins another batch; returns the one that is whole."""
         whole, self._mixture = self._mixture, Mixture(self._mixture.size)
         self._batch += 1
-        self._next_index = sum(whole.newest.values())
+        self._newest.update(whole.newest)
         for feed in self._feeds:
             self._drop_old(feed)
         self._aim()
@@ -160,11 +162,14 @@ class ShardedStream(SampleStream):
 
     def _aim(self) -> None:
         """Has each shard send ahead its share of the batches that are wanted, as shares are now."""
-        known = [feed.blocks[0].eligible if feed.blocks else 0 for feed in self._feeds]
+        for place, feed in enumerate(self._feeds):
+            if feed.blocks:
+                self._known[place] = feed.blocks[-1].eligible
         frames = self._in_flight * self._mixture.size
-        for feed, eligible in zip(self._feeds, known, strict=True):
-            share = eligible / sum(known) if eligible else 1 / len(known)
-            feed.aim(math.ceil(frames * share) + 1, self._batch)
+        for feed, known in zip(self._feeds, self._known, strict=True):
+            share = known / sum(self._known) if known else 1 / len(self._feeds)
+            # What will be thrown away soon is not counted, so that newer frames come before.
+            feed.aim(math.ceil(frames * share), self._batch, self._batch - self._oldest_age / 2)
 
     def _start(self) -> None:
         with self._lock:
