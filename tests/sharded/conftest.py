@@ -68,6 +68,7 @@ def calm_shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shards]:
     for server in made.servers:
         assert server.stop() == 0
         assert "Traceback" not in server.log_text(), server.log_text()
+    made.close()
 
 
 @pytest.fixture

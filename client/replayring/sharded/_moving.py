@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from replayring._adding import Acknowledgement, new_writer_id
+from replayring._backlog import named
 from replayring._calls import Arrays
 from replayring._patience import passing
 from replayring._sender import Sender
@@ -139,22 +140,30 @@ class MovingSender:
             new = self._begin()
             if self._sender is not old or new.part is old.part or new.part.shard.lost:
                 old.stays()
-                return
-            pending = self.pending
-            packs = old.hand_over()
-            pending = pending[len(pending) - len(packs) :]  # some may have been acknowledged yet
-            _LOGGER.warning(
-                "writer %s of %s goes on as %s of %s, where it sends %d episodes again; those that "
-                "had arrived unseen will be there twice",
-                *(old.writer_id, old.part.shard.name, new.writer_id, new.part.shard.name),
-                len(packs),
-            )
-            self._given = self._numbered(old.sequence)
-            self._before += old.acknowledged
-            self._last = old.acknowledgement or self._last
+            else:
+                self._hand_over(old, new)
+
+    def _hand_over(self, old: _Movable, new: _Movable) -> None:
+        """Has `new` send what `old` has not got acknowledged, and all that comes. Holds `_turn`."""
+        pending = self.pending
+        packs = old.hand_over()
+        pending = pending[len(pending) - len(packs) :]  # others were acknowledged until now
+        _LOGGER.warning(
+            "writer %s of %s goes on as %s of %s, where it sends %d episodes again; those that "
+            "had arrived unseen will be there twice",
+            *(old.writer_id, old.part.shard.name, new.writer_id, new.part.shard.name),
+            len(packs),
+        )
+        self._given = self._numbered(old.sequence)
+        self._before += old.acknowledged
+        self._last = old.acknowledgement or self._last
+        try:
             for pack in packs:
                 new.put(pack.arrays)
-            self._moved, self._sender = pending, new
+        except ClosedError:  # together with its client, in the middle of this
+            text = "writer %s was closed while it moved: %s may be lost"
+            _LOGGER.warning(text, new.writer_id, named(pending))
+        self._moved, self._sender = pending, new  # last: whoever waits to put comes after these
 
 
 class _Movable(Sender):
