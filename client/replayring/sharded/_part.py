@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +75,6 @@ class Part:
         self.buffer = Buffer(shard.client, creation.name, spec)
         self.hasty = Buffer(shard.hasty, creation.name, spec)
         self._creation = creation
-        self._opening = threading.Lock()
         self._place: Place | None = None
         self.is_open = False
 
@@ -100,7 +98,4 @@ class Part:
             ReplayRingError: it was not, or cannot be had.
         """
         if not self.is_open:
-            opened = self._creation.open(client, timeout)
-            with self._opening:
-                if not self.is_open:
-                    self.take(opened._place)
+            self.take(self._creation.open(client, timeout)._place)
