@@ -1,13 +1,15 @@
 """Sampled batches as a torch iterable dataset.
 
 Prefetching is the sample stream's business: it keeps requests in flight, and a thread of its own
-takes replies off the network while the learner computes. What is left here is to make tensors of
-them, to share the work between DataLoader workers, and to end streams: an iterator that nobody
-holds any longer closes its stream, so a `break` out of a loop leaves nothing behind.
+takes replies off the network while the learner computes; bringing them to a device is that of
+`_device`. What is left here is to make tensors of them, to leave out those that are too stale, to
+share the work between DataLoader workers, and to end streams: an iterator that nobody holds any
+longer closes its stream, so a `break` out of a loop leaves nothing behind.
 """
 
 from __future__ import annotations
 
+import time
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,10 +19,14 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from replayring._arguments import seconds, whole
+from replayring._arguments import as_buffer, seconds, whole
+from replayring._device import Staging, as_device, link_to
+from replayring._freshness import Freshness
+from replayring._handover import hand_over
+from replayring._sources import Drawn, InMemory, Source, pinned
 from replayring.collation import Item, to_tensors
 from replayring.dataset import copied_offsets
-from replayring_proto.errors import ClosedError
+from replayring_proto.errors import ClosedError, DeadlineError, InvalidRequestError
 from replayring_proto.query import SampleQuery, View
 
 if TYPE_CHECKING:
@@ -42,6 +48,14 @@ class BatchDataset(IterableDataset[Item]):
     Each iteration opens a stream in the process that runs it; several may run at once, and
     every worker samples by itself. A batch waits while the buffer has too few frames.
 
+    With a `device`, batches are copied there ahead, on a stream of their own, while the learner
+    computes; each is ready for the stream that is current where it is taken. No worker is needed
+    for that, and none is allowed to a CUDA device: iterate the dataset itself.
+
+    Batches are drawn before they are asked for. How many, says `in_flight`; how many frames may
+    have been added since, `max_staleness_frames`; and how fresh the last batch is, the iterator's
+    `next_index`.
+
     Picklable; open iterations stay behind. Thread-safe. `close`, or `with`, ends all iterations.
 
     Attributes:
@@ -62,6 +76,8 @@ class BatchDataset(IterableDataset[Item]):
         tolerance_s: float | None = None,
         min_frames: int = 1,
         in_flight: int = 8,
+        max_staleness_frames: int | None = None,
+        device: str | int | torch.device | None = None,
         pin_memory: bool = False,
         num_batches: int | None = None,
         seed: int | None = None,
@@ -78,19 +94,25 @@ class BatchDataset(IterableDataset[Item]):
             keys: columns wanted besides the presets and the windowed ones; None for all.
             tolerance_s: for windows in seconds; None for the buffer's own.
             min_frames: wait until the buffer holds this many frames.
-            in_flight: batches that each iteration has on their way or ready. More hide more delay;
-                fewer are fresher.
-            pin_memory: copy batches to page-locked memory, so that they reach a GPU faster and
-                asynchronously. Without CUDA there is a warning and nothing else, as in torch's
-                DataLoader. Ignored in workers, which must not touch CUDA: there, use
-                `DataLoader(..., pin_memory=True)`.
+            in_flight: batches that each iteration has on their way or ready, on the device
+                included, where it is at least 2. More hide more delay; fewer are fresher.
+            max_staleness_frames: drop batches if more frames than this were added to the buffer
+                since they were drawn, and hand out later ones. It is judged when a batch is handed
+                out, by what the server said at most 0.1 s before. None for no bound.
+            device: where batches are brought to: "cuda", "cuda:1", a `torch.device`, or "cpu",
+                which takes the same way. None leaves them in the memory that they arrived in.
+            pin_memory: copy batches to page-locked memory, so that you can bring them to a GPU
+                faster and asynchronously. Without CUDA there is a warning and nothing else, as in
+                torch's DataLoader. Ignored in workers, which must not touch CUDA: there, use
+                `DataLoader(..., pin_memory=True)`. Not needed with `device`, which does so itself.
             num_batches: batches per iteration, which workers share among them; None for no end.
             seed: begins each iteration with the same random stream, each worker with its own; for
                 tests. None for fresh randomness.
             timeout: seconds to wait for a batch, `math.inf` included; None for the client's own.
 
         Raises:
-            ValueError: an unknown key, or a number that is out of its range.
+            ValueError: an unknown key, a number that is out of its range, or a device that torch
+                does not find.
         """
         # Copies, so that what the caller does to his own later changes nothing here.
         self._view: dict[str, Any] = {
@@ -101,10 +123,16 @@ class BatchDataset(IterableDataset[Item]):
         }
         self._drop_n_last_frames = whole(drop_n_last_frames, "drop_n_last_frames", 0)
         self.batch_size = whole(batch_size, "batch_size", 1)
-        view = View.of(**self._view)
-        SampleQuery(self.batch_size, view, self._drop_n_last_frames).check(buffer.spec)
-        self._min_frames = whole(min_frames, "min_frames", 1, buffer.spec.capacity)
+        view, spec = View.of(**self._view), as_buffer(buffer).spec
+        SampleQuery(self.batch_size, view, self._drop_n_last_frames).check(spec)
+        self._min_frames = whole(min_frames, "min_frames", 1, spec.capacity)
         self._in_flight = whole(in_flight, "in_flight", 1)
+        self._max_staleness_frames = (
+            None
+            if max_staleness_frames is None
+            else whole(max_staleness_frames, "max_staleness_frames", 0)
+        )
+        self._device = None if device is None else as_device(device)
         self.num_batches = None if num_batches is None else whole(num_batches, "num_batches", 1)
         self._seed = None if seed is None else whole(seed, "seed", 0, (1 << 64) - 1)
         if pin_memory and not torch.cuda.is_available():
@@ -123,16 +151,12 @@ class BatchDataset(IterableDataset[Item]):
         """
         if self._closed:
             raise ClosedError("this BatchDataset was closed; make a new one")
-        stream = self.buffer.sample_stream(
-            self.batch_size,
-            in_flight=self._in_flight,
-            drop_n_last_frames=self._drop_n_last_frames,
-            min_frames=self._min_frames,
-            seed=self._worker_seed(),
-            timeout=self._timeout,
-            **self._view,
-        )
-        iterator = BatchIterator(stream, self._worker_batches(), pin_memory=self._pins())
+        if self._device is not None and self._device.type != "cpu" and get_worker_info():
+            raise InvalidRequestError(
+                f"device is {str(self._device)!r}, which DataLoader workers must not touch; "
+                "iterate the BatchDataset itself, which fetches and copies ahead without workers"
+            )
+        iterator = BatchIterator(self._source(), self._worker_batches(), self._freshness())
         self._iterators.add(iterator)
         return iterator
 
@@ -164,8 +188,37 @@ class BatchDataset(IterableDataset[Item]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _iterators=weakref.WeakSet())
 
-    def _pins(self) -> bool:
-        return self._pin_memory and get_worker_info() is None and torch.cuda.is_available()
+    def _source(self) -> Source:
+        # Of what is in flight, this much is on the device or on its way there.
+        depth = 0 if self._device is None else min(2, max(1, self._in_flight - 1))
+        stream = self.buffer.sample_stream(
+            self.batch_size,
+            in_flight=max(1, self._in_flight - depth),
+            drop_n_last_frames=self._drop_n_last_frames,
+            min_frames=self._min_frames,
+            seed=self._worker_seed(),
+            timeout=self._timeout,
+            **self._view,
+        )
+        drawn = Drawn(stream)
+        if self._device is not None:
+            link = link_to(self._device)
+            wait = self._patience()
+            return Staging(drawn.take, drawn.close, link, depth=depth, timeout=wait)
+        pins = self._pin_memory and get_worker_info() is None and torch.cuda.is_available()
+        return InMemory(drawn, pinned if pins else to_tensors)
+
+    def _freshness(self) -> Freshness | None:
+        if self._max_staleness_frames is None:
+            return None
+
+        def added() -> int:
+            return self.buffer.info(timeout=self._timeout).next_index
+
+        return Freshness(added, self._max_staleness_frames, self._patience())
+
+    def _patience(self) -> float:
+        return self.buffer.client.timeout if self._timeout is None else self._timeout
 
     def _worker_seed(self) -> int | None:
         worker = get_worker_info()
@@ -186,29 +239,39 @@ class BatchIterator(Iterator[Item]):
 
     Closed by its last batch, by `close`, by closing its dataset, or by being let go. `close` may
     come from any thread; several threads may take batches where there is no `num_batches`.
+
+    Attributes:
+        next_index: how fresh the last batch is: frames ever added to the buffer when it was drawn,
+            as in `BufferInfo.next_index`; None before the first.
+        dropped: batches left out so far since they were too stale.
     """
 
-    def __init__(self, stream: Any, num_batches: int | None, *, pin_memory: bool) -> None:
-        """Takes over a stream.
+    def __init__(
+        self, source: Source, num_batches: int | None, freshness: Freshness | None
+    ) -> None:
+        """Takes over a source of batches.
 
         Args:
-            stream: what `Buffer.sample_stream` returned.
+            source: where they come from; closed here.
             num_batches: batches to hand out; None for no end.
-            pin_memory: whether to copy them to page-locked memory.
+            freshness: how stale they may be, or None.
         """
-        self._stream = stream
+        self.next_index: int | None = None
+        self.dropped = 0
+        self._source = source
         self._remaining = num_batches
-        self._pin_memory = pin_memory
-        # The stream's thread keeps the stream alive; this object's end has to end both. Unlike
-        # __del__, a finalizer also runs for what is still alive when the interpreter exits.
-        self._close = weakref.finalize(self, stream.close)
+        self._freshness = freshness
+        # The source's threads keep it alive; this object's end has to end them. Unlike __del__, a
+        # finalizer also runs for what is still alive when the interpreter exits.
+        self._close = weakref.finalize(self, source.close)
 
     def __next__(self) -> Item:
         """Returns the next batch, waiting for it if need be.
 
         Raises:
             StopIteration: there are no more, or this iterator was closed.
-            DeadlineError: none came in time. The stream goes on: try again.
+            DeadlineError: none came in time, or none that was fresh enough. The stream goes on: try
+                again.
             ReplayRingError: what went wrong at the stream.
         """
         if self._remaining == 0:
@@ -216,18 +279,32 @@ class BatchIterator(Iterator[Item]):
         if not self._close.alive:
             raise StopIteration
         try:
-            arrays = next(self._stream)
+            tensors, self.next_index = self._take()
         except ClosedError:
             if not self._close.alive:  # closed while this waited; otherwise the client was closed
                 raise StopIteration from None
             raise
         if self._remaining is not None:
             self._remaining -= 1
-        tensors = to_tensors(arrays)
-        if self._pin_memory:
-            return {key: tensor.pin_memory() for key, tensor in tensors.items()}
-        return tensors
+        return hand_over(tensors)
 
     def close(self) -> None:
         """Ends the stream and with it the iteration. Again, does nothing."""
         self._close()
+
+    def _take(self) -> tuple[Item, int | None]:
+        if self._freshness is None:
+            return self._source.take()
+        until = time.monotonic() + self._freshness.timeout
+        while True:
+            self._freshness.look()
+            tensors, next_index = self._source.take()
+            if self._freshness.allows(next_index):
+                return tensors, next_index
+            self.dropped += 1
+            if time.monotonic() > until:
+                raise DeadlineError(
+                    f"no batch was fresh enough within {self._freshness.timeout:g} s, and "
+                    f"{self.dropped:,} were dropped; allow more with max_staleness_frames, or "
+                    "lower in_flight"
+                )

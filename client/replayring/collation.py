@@ -17,7 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
+from torch.utils.data._utils.collate import default_collate_fn_map
 
+from replayring._handover import hand_over
 from replayring_proto.errors import InvalidRequestError
 
 __all__ = ["FetchedBatch", "MixedBatch", "collate", "to_tensors"]
@@ -42,6 +44,10 @@ def to_tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> Item:
                 "not know; leave it out with keys=[...], or read it as numpy with Buffer.get"
             ) from None
     return tensors
+
+
+class Row(dict[str, Tensor]):
+    """One item of a `FetchedBatch`: a dict whose type tells `default_collate` where it is from."""
 
 
 class FetchedBatch(Sequence[Item]):
@@ -76,6 +82,8 @@ class FetchedBatch(Sequence[Item]):
     @overload
     def __getitem__(self, index: slice) -> list[Item]: ...
     def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        if index == 0 and self._items is None:  # a look at what the items are
+            return Row((key, tensor[0]) for key, tensor in self._tensors.items())
         return self._as_list()[index]
 
     def __iter__(self) -> Iterator[Item]:
@@ -88,7 +96,7 @@ class FetchedBatch(Sequence[Item]):
         # Kept, because default_collate goes through the items once for every key.
         if self._items is None:
             rows = zip(*(tensor.unbind(0) for tensor in self._tensors.values()), strict=True)
-            self._items = [dict(zip(self._tensors, row, strict=True)) for row in rows]
+            self._items = [Row(zip(self._tensors, row, strict=True)) for row in rows]
         return self._items
 
 
@@ -149,10 +157,18 @@ def collate(batch: Any) -> Any:
         ValueError: a key has different shapes in two members, or they have no key in common.
     """
     if isinstance(batch, FetchedBatch):
-        return batch.collated()
+        return hand_over(batch.collated())
     if isinstance(batch, MixedBatch):
         return _join(batch)
     return default_collate(batch)
+
+
+def _collate_rows(batch: Sequence[Item], **_: Any) -> Any:
+    """What `default_collate` does with rows: a `DataLoader` may be given no collate function."""
+    return collate(batch if isinstance(batch, FetchedBatch) else list(map(dict, batch)))
+
+
+default_collate_fn_map[Row] = _collate_rows
 
 
 def _join(batch: MixedBatch) -> Any:

@@ -12,8 +12,10 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from replayring._arguments import as_buffer
 from replayring.collation import FetchedBatch, Item, to_tensors
 from replayring_proto import spec
+from replayring_proto.episode import as_array
 from replayring_proto.errors import (
     FrameNotFoundError,
     InvalidSpecError,
@@ -95,7 +97,7 @@ class RemoteDataset(Dataset[Item]):
                 a buffer without fps.
         """
         self._delta_indices = copied_offsets(delta_indices, "delta_indices")
-        View.of(keys, None, self._delta_indices).check(buffer.spec)
+        View.of(keys, None, self._delta_indices).check(as_buffer(buffer).spec)
         self._keys = None if keys is None else list(keys)
         self.buffer = buffer
         self.timeout = timeout
@@ -289,9 +291,9 @@ class RemoteDataset(Dataset[Item]):
         return type(self).__getitem__ is not RemoteDataset.__getitem__
 
     def _get(self, positions: Positions) -> dict[str, npt.NDArray[Any]]:
-        return self._fetch(positions=positions.tolist())
+        return self._fetch(positions=positions)
 
-    def _fetch(self, **which: list[int]) -> dict[str, npt.NDArray[Any]]:
+    def _fetch(self, **which: list[int] | Positions) -> dict[str, npt.NDArray[Any]]:
         return self.buffer.get(
             **which,
             delta_timestamps=self._delta_timestamps,
@@ -363,4 +365,4 @@ def copied_offsets(offsets: Mapping[str, Any] | None, what: str) -> dict[str, An
         raise InvalidSpecError(
             f"{what} must be a mapping {{key: [offset, ...]}}, received {type(offsets).__name__}"
         )
-    return {key: np.array(values) for key, values in offsets.items()}
+    return {key: np.array(as_array(values)) for key, values in offsets.items()}

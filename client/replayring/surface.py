@@ -39,6 +39,10 @@ class ReplayBuffer(Protocol):
     name: str
     spec: BufferSpec
 
+    @property
+    def client(self) -> ReplayClient:
+        """The client that it uses."""
+
     def info(self, *, timeout: float | None = None) -> BufferInfo:
         """Returns counts, spec and where the ring stands."""
 

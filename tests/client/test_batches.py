@@ -175,6 +175,7 @@ class ScriptedStream:
         self.waiting = threading.Event()
         self.closed = threading.Event()
         self.closings = 0
+        self.next_index = 0
 
     def __next__(self) -> Any:
         if self.steps:
@@ -415,16 +416,22 @@ def test_pinning_without_cuda_warns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_pinning_with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     pinned: list[torch.Tensor] = []
+    ordinary = torch.empty
 
-    def pin_memory(tensor: torch.Tensor) -> torch.Tensor:
-        pinned.append(tensor.clone())
-        return pinned[-1]
+    def empty(*shape: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+        made = ordinary(*shape, **options)
+        if pin_memory:
+            pinned.append(made)
+        return made
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr(torch, "empty", empty)
     batches = BatchDataset(filled(make_naive, 3), 4, pin_memory=True)
     batch = next(iter(batches))
-    assert {id(value) for value in batch.values()} == {id(value) for value in pinned}
+    (block,) = pinned  # one for all columns
+    start, end = block.data_ptr(), block.data_ptr() + len(block)
+    assert all(start <= value.data_ptr() < end for value in batch.values())
+    assert batch["state"][:, 0, 0].equal(batch["index"].float())
     pinned.clear()
     next(iter(BatchDataset(batches.buffer, 4)))
     assert not pinned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from typing import Any
@@ -58,6 +59,24 @@ def test_collate_equals_default_collate() -> None:
     batch = fetched(3, 4)
     assert equal(default_collate(batch), collate(batch))
     assert equal(default_collate(list(batch)), collate(batch))
+    assert equal(default_collate([dict(item) for item in batch]), collate(batch))
+
+
+def test_default_collate_keeps_a_batch_whole() -> None:
+    batch = fetched(3, 4)
+    assert default_collate(batch)["pair"].data_ptr() == batch[0]["pair"].data_ptr()
+    assert batch._items is None  # no item was made for it
+    assert [type(item) for item in (batch[0], batch[-1])] == [type(batch[1])] * 2
+
+
+def test_rows_elsewhere_are_collated_as_ever() -> None:
+    rows = list(fetched(3, 4))
+    assert default_collate([rows[2], rows[0]])["number"].tolist() == [5, 3]
+    together, others = default_collate([(rows[0], 1), (rows[1], 2)])
+    assert (together["number"].tolist(), others.tolist()) == ([3, 4], [1, 2])
+    assert default_collate([rows[0], {**rows[1]}])["number"].tolist() == [3, 4]
+    assert default_collate([{**rows[0]}, rows[1]])["number"].tolist() == [3, 4]
+    assert pickle.loads(pickle.dumps(rows[1]))["number"] == 4
 
 
 @pytest.mark.parametrize("batch", [[1, 2], [{"a": 1.0}, {"a": 2.0}], ["x", "y"], [(1, "a")] * 2])

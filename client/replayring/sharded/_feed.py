@@ -43,11 +43,13 @@ class Feed(Protocol):
         part: what they are drawn from.
         blocks: those that are here, oldest first; the stream takes them.
         empty: whether the shard has said that nothing is eligible.
+        seen: frames ever added to it, as it said last.
     """
 
     part: Part
     blocks: deque[Block]
     empty: bool
+    seen: int
 
     @property
     def trouble(self) -> ReplayRingError | None:
@@ -93,6 +95,7 @@ class WireFeed(Background):
         self.part = part
         self.blocks: deque[Block] = deque()
         self.empty = False
+        self.seen = 0
         self.failure: ReplayRingError | None = None
         self._sampling = sampling
         self._wanted = 0
@@ -182,7 +185,7 @@ class WireFeed(Background):
             )
         to_all(arrays, self.part.shard.number)
         with self._lock:
-            self.empty = not frames
+            self.empty, self.seen = not frames, reply.next_index
             if frames:
                 self._asked -= frames
                 block = Block(arrays, frames, reply.eligible_frames, reply.next_index, self._batch)
@@ -216,6 +219,7 @@ class FileFeed:
         self.part = part
         self.blocks: deque[Block] = deque()
         self.empty = False
+        self.seen = 0
         self.trouble: ReplayRingError | None = None
         self._sampling = sampling
         self._reads = reads
@@ -243,7 +247,7 @@ class FileFeed:
             return
         if self._sampler is None:
             self._sampler = reads.sampler(self._sampling)
-        next_index = reads.next_index()
+        self.seen = next_index = reads.next_index()
         arrays = reads.draw(self._sampling, self._sampler, self._units)
         self.empty = arrays is None
         if arrays is not None:

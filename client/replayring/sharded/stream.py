@@ -65,7 +65,7 @@ class ShardedStream(SampleStream):
         self._oldest_age = 2 * in_flight + 2 if sampling.seed is None else math.inf
         self._batch = 0
         self._mixture = Mixture(sampling.query.batch_size)
-        self._newest: dict[int, int] = {}
+        self._next_index: int | None = None
         self._known = [0] * len(parts)  # eligible frames of each shard, as it said last
         self._feeds: list[Feed] = [self._feed(part) for part in parts]
         if sampling.min_frames <= 1:
@@ -74,7 +74,7 @@ class ShardedStream(SampleStream):
     @property
     def next_index(self) -> int | None:
         """How fresh the last batch returned is: frames ever added, as it shows the shards."""
-        return sum(self._newest.values()) if self._newest else None
+        return self._next_index
 
     def __next__(self) -> Arrays:
         if os.getpid() != self._process:
@@ -154,7 +154,9 @@ class ShardedStream(SampleStream):
         """Begins another batch; returns the one that is whole."""
         whole, self._mixture = self._mixture, Mixture(self._mixture.size)
         self._batch += 1
-        self._newest.update(whole.newest)
+        # As `info` sums: over those that can be reached, also if this batch has nothing of them.
+        shown = [whole.newest.get(f.part.shard.number, f.seen) for f in self._feeds if not f.out]
+        self._next_index = sum(shown)
         for feed in self._feeds:
             self._drop_old(feed)
         self._aim()

@@ -1,0 +1,263 @@
+"""Batches on their way from a DataLoader's worker to the process that started it.
+
+torch sends each tensor through shared memory of its own: a file that is made, filled page by new
+page, passed through a socket, mapped and thrown away. That takes longer than sampling. Here a whole
+batch goes through one slab of shared memory, which the worker uses again once the receiver has let
+go of the batch.
+
+Theory of operation. A slab belongs to the worker that made it and has a head of three words: its
+number, the ticket of the batch in it, and whether its receiver has ever been seen. What is pickled
+is where the slab is, the ticket, and where in it the tensors lie. The receiver maps it through
+/proc/PID/fd, makes tensors that are views of it, and puts 0 in the ticket's place when the last of
+them is gone; from then on the worker may write over it. A batch that was held while its receiver
+forked is never given back, since the child may be looking at it.
+
+Not everybody may look into /proc. So a worker's first batches travel torch's way, with an offer of
+a slab; only when the offer was seen do others follow through slabs. Whatever does not fit (tensors
+on a device, bfloat16, batches beyond the slabs there may be) goes torch's way for good.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import platform
+import secrets
+import sys
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import lru_cache
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from replayring._blocks import Form, fill, form_of
+from replayring_proto.errors import ReplayRingError
+from replayring_proto.pack import ALIGNMENT, PackLayout, parse_header, tensor_specs
+
+__all__ = ["hand_over"]
+
+# Giving back rests on the order in which stores become visible, as the ring does: x86-64's.
+_SUPPORTED = (
+    sys.platform == "linux"
+    and platform.machine() in ("x86_64", "AMD64")
+    and hasattr(os, "memfd_create")
+)
+
+# The words of a slab's head, and where its body begins.
+_NUMBER, _TICKET, _SEEN = range(3)
+_HEAD_BYTES = ALIGNMENT
+
+# More batches than these are on their way only where the receiver collects them.
+_MAX_SLABS = 32
+
+# Mappings that are kept, since making one again costs as much as copying the batch.
+_KEPT_BYTES = 64 << 20
+
+Words: TypeAlias = npt.NDArray[np.int64]
+Place: TypeAlias = "tuple[int, int, int]"  # process, descriptor, number
+Reduced: TypeAlias = "tuple[Callable[..., dict[str, Tensor]], tuple[Any, ...]]"
+
+
+class _Batch(dict[str, Tensor]):
+    """A batch that multiprocessing's pickler hands over, and any other as a dict."""
+
+
+def hand_over(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the batch; in a DataLoader's worker, as one that travels fast."""
+    return _Batch(batch) if _SUPPORTED and get_worker_info() is not None else batch
+
+
+# The worker's side
+
+
+class _Slab:
+    """Shared memory for one batch at a time. Freed with the object, and when the process ends."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._fd = os.memfd_create("replayring batch")
+        weakref.finalize(self, os.close, self._fd)
+        size = -(-(_HEAD_BYTES + nbytes) // mmap.PAGESIZE) * mmap.PAGESIZE
+        os.posix_fallocate(self._fd, 0, size)  # or lack of memory would be SIGBUS later
+        self.words, self.body = _parts(mmap.mmap(self._fd, size))
+        self.words[_NUMBER] = secrets.randbits(63)
+
+    @property
+    def place(self) -> Place:
+        return os.getpid(), self._fd, int(self.words[_NUMBER])
+
+
+class _Sender:
+    """The slabs of one process. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._slabs: list[_Slab] = []
+        self._tickets = 0
+
+    def reduce(self, batch: _Batch) -> Reduced:
+        """Returns how to make the batch again in another process. Never raises, as queues hang."""
+        if self._process != os.getpid():
+            self._start()  # in a fork: what was here is the parent's
+        arrays = _arrays(batch)
+        layout = None if arrays is None else _layout(form_of(arrays))
+        if arrays is None or layout is None:
+            return dict, (dict(batch),)
+        with self._lock:
+            slab = self._free_slab(layout.nbytes)
+            if slab is None:
+                return dict, (dict(batch),)
+            if not any(known.words[_SEEN] for known in self._slabs):
+                return _receive_offer, (dict(batch), *slab.place)
+            self._tickets += 1
+            ticket = slab.words[_TICKET] = self._tickets
+        fill(layout, arrays, slab.body)
+        return _receive, (*slab.place, ticket, layout.header())
+
+    def _free_slab(self, nbytes: int) -> _Slab | None:
+        """Returns a slab that nobody looks at, or None if there may be no more."""
+        free = [slab for slab in self._slabs if not slab.words[_TICKET]]
+        for slab in free:
+            if len(slab.body) >= nbytes:
+                return slab
+        if not free and len(self._slabs) >= _MAX_SLABS:
+            return None
+        try:
+            slab = _Slab(nbytes)
+        except OSError:  # no descriptors, or no memory
+            return None
+        if free:  # batches have grown
+            slab.words[_SEEN] = free[0].words[_SEEN]
+            self._slabs.remove(free[0])
+        self._slabs.append(slab)
+        return slab
+
+
+def _arrays(batch: _Batch) -> dict[str, npt.NDArray[Any]] | None:
+    """Returns the tensors as arrays, or None where one cannot be seen as such."""
+    try:
+        return {name: tensor.numpy() for name, tensor in batch.items()}
+    except (AttributeError, RuntimeError, TypeError):  # no tensor; with gradients; of another kind
+        return None
+
+
+@lru_cache(maxsize=64)
+def _layout(form: Form) -> PackLayout | None:
+    """Returns where the arrays lie in a slab, or None where a pack cannot describe them."""
+    try:
+        return parse_header(tensor_specs(form).header())
+    except (ReplayRingError, TypeError, ValueError):
+        return None
+
+
+_SENDER = _Sender()
+
+ForkingPickler.register(_Batch, _SENDER.reduce)
+
+
+# The receiver's side
+
+
+class _Mappings:
+    """Slabs of other processes, mapped. Thread-safe.
+
+    The newest are kept while nobody looks at them, also those of workers that have ended, up to a
+    number of bytes.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[int, mmap.mmap] = OrderedDict()
+
+    def of(self, process: int, descriptor: int, number: int) -> mmap.mmap:
+        """Returns a slab's mapping.
+
+        Raises:
+            OSError: it is out of reach.
+        """
+        with self._lock:
+            mapping = self._kept.pop(number, None)
+            if mapping is None:
+                mapping = _map(process, descriptor, number)
+            self._kept[number] = mapping
+            while sum(map(len, self._kept.values())) > _KEPT_BYTES:
+                self._kept.popitem(last=False)
+            return mapping
+
+
+def _map(process: int, descriptor: int, number: int) -> mmap.mmap:
+    fd = os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        mapping = mmap.mmap(fd, 0)
+    finally:
+        os.close(fd)
+    if _parts(mapping)[0][_NUMBER] != number:
+        raise FileNotFoundError(f"process {process} has ended, and with it the batch it sent")
+    return mapping
+
+
+_MAPPINGS = _Mappings()
+
+
+def _receive_offer(batch: dict[str, Tensor], *place: int) -> dict[str, Tensor]:
+    """Unpickles a batch that came torch's way, and says so if the slab is within reach."""
+    try:
+        words, _ = _parts(_MAPPINGS.of(*place))
+    except (OSError, ValueError):
+        return batch
+    words[_SEEN] = 1
+    return batch
+
+
+def _receive(
+    process: int, descriptor: int, number: int, ticket: int, header: bytes
+) -> dict[str, Tensor]:
+    """Unpickles a batch that lies in a slab."""
+    words, body = _parts(_MAPPINGS.of(process, descriptor, number))
+    if words[_TICKET] != ticket:
+        raise RuntimeError("a batch was unpickled again after it had been given back")
+    weakref.finalize(body, _give_back, words, _forks).atexit = False
+    # All arrays keep `body` alive itself, since numpy looks no further where a base is no array.
+    arrays = parse_header(header).views(body)
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _give_back(words: Words, forks: int) -> None:
+    if forks == _forks:
+        words[_TICKET] = 0
+
+
+def _parts(mapping: mmap.mmap) -> tuple[Words, npt.NDArray[np.uint8]]:
+    """Returns a slab's head and body; neither is a view of the other."""
+    words = np.frombuffer(mapping, np.int64, _HEAD_BYTES // 8)
+    return words, np.frombuffer(mapping, np.uint8, offset=_HEAD_BYTES)
+
+
+_forks = 0
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+def _forget() -> None:
+    global _MAPPINGS
+    _MAPPINGS = _Mappings()
+    _count_fork()
+
+
+# On both sides, so that what was received meanwhile by another thread is not given back either.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_count_fork, after_in_parent=_count_fork, after_in_child=_forget)

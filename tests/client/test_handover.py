@@ -1,0 +1,293 @@
+"""Batches from DataLoader workers: through slabs of shared memory, or torch's way."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import pickle
+from collections.abc import Iterator
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from replayring import _handover
+from replayring._handover import _Batch, _Sender
+from replayring.batches import BatchDataset
+from replayring.collation import collate
+from replayring.dataset import RemoteDataset
+from tests.client.torch_buffers import MakeBuffer, rollout
+
+pytest_plugins = ["tests.client.torch_fixtures"]
+
+Batch = dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def sender(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Sender]:
+    """A sender that was not used before; its receiver is this process as well."""
+    sender = _Sender()
+    monkeypatch.setitem(ForkingPickler._extra_reducers, _Batch, sender.reduce)
+    monkeypatch.setattr(_handover, "_MAPPINGS", _handover._Mappings())
+    yield sender
+    gc.collect()
+
+
+def batch(number: int, rows: int = 8, **more: Any) -> Batch:
+    values = torch.arange(rows * 3, dtype=torch.float32).reshape(rows, 3) + number
+    flags = torch.arange(rows) % 2 == number % 2
+    return _Batch({"x": values, "flag": flags, "number": torch.full((rows,), number)} | more)
+
+
+def sent(one: Batch) -> Batch:
+    """What comes out of another process's queue, or out of ours."""
+    received: Batch = pickle.loads(bytes(ForkingPickler.dumps(one)))
+    return received
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    return a.keys() == b.keys() and all(
+        a[key].dtype == b[key].dtype and a[key].equal(b[key]) for key in a
+    )
+
+
+def through_slab(received: Batch) -> bool:
+    """Whether its tensors lie in one piece of memory, as a pack does."""
+    places = sorted(tensor.data_ptr() for tensor in received.values())
+    return places[-1] - places[0] < 4096 and all(place % 64 == 0 for place in places)
+
+
+def acquaint() -> None:
+    """Sends the batch whose offer shows that slabs are within reach."""
+    sent(batch(0))
+
+
+def test_what_is_sent_is_received(sender: _Sender) -> None:
+    for number in range(10):
+        received = sent(batch(number))
+        assert type(received) is dict
+        assert equal(received, batch(number))
+        assert through_slab(received) == (number > 0)
+        received["x"].fill_(-1)  # and it belongs to the receiver
+        del received
+    assert len(sender._slabs) == 1
+
+
+def test_a_batch_that_is_held_is_not_written_over(sender: _Sender) -> None:
+    acquaint()
+    held = [sent(batch(number)) for number in range(9)]
+    assert all(equal(held[number], batch(number)) for number in range(9))
+    one_tensor = held.pop(4)["flag"][2:4].numpy()
+    held.clear()
+    for number in range(20, 40):
+        assert equal(sent(batch(number)), batch(number))
+    assert one_tensor.tolist() == batch(4)["flag"][2:4].tolist()
+    assert len(sender._slabs) == 9
+
+
+def test_a_batch_that_is_let_go_leaves_its_slab(sender: _Sender) -> None:
+    acquaint()
+    received = sent(batch(1))
+    place = received["flag"].data_ptr()
+    del received
+    assert sent(batch(2))["flag"].data_ptr() == place
+
+
+def test_more_batches_than_there_may_be_slabs(
+    sender: _Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_handover, "_MAX_SLABS", 3)
+    acquaint()
+    held = [sent(batch(number)) for number in range(6)]
+    assert [through_slab(one) for one in held] == [True] * 3 + [False] * 3
+    assert all(equal(one, batch(number)) for number, one in enumerate(held))
+
+
+@pytest.mark.parametrize("sizes", [(1, 1000, 100_000), (100_000, 1000, 1)])
+def test_sizes_change(sender: _Sender, sizes: tuple[int, ...]) -> None:
+    acquaint()
+    for size in sizes * 2:
+        assert equal(sent(batch(size, size)), batch(size, size))
+    assert len(sender._slabs) == 1
+    assert sender._slabs[0].words[_handover._SEEN]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"x": torch.zeros(3, dtype=torch.bfloat16)},
+        {"x": torch.zeros(3, requires_grad=True)},
+        {"x": "no tensor"},
+        {7: torch.zeros(3)},
+        {"x" * 5000: torch.zeros(3)},
+    ],
+)
+def test_what_does_not_fit_goes_as_ever(sender: _Sender, more: dict[Any, Any]) -> None:
+    acquaint()
+    received = sent(_Batch({"y": torch.ones(2)} | more))
+    assert received["y"].tolist() == [1, 1]
+    assert received.keys() == {"y", *more}
+
+
+def test_strides_are_straightened(sender: _Sender) -> None:
+    acquaint()
+    turned = _Batch({"x": torch.arange(12).reshape(3, 4).t()[::2], "nothing": torch.zeros(0, 3)})
+    assert equal(sent(turned), turned)
+
+
+def test_a_receiver_that_may_not_look(sender: _Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise PermissionError(errno.EACCES, "no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_handover, "_map", refuse)
+        for number in range(5):
+            received = sent(batch(number))
+            assert equal(received, batch(number))
+            assert not through_slab(received)
+    acquaint()
+    assert through_slab(sent(batch(1)))
+
+
+def test_no_memory_for_slabs(sender: _Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    before = len(os.listdir("/proc/self/fd"))
+    assert equal(sent(batch(3)), batch(3))
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_ended_worker_is_named(sender: _Sender) -> None:
+    acquaint()
+    pickled = bytes(ForkingPickler.dumps(batch(1)))
+    _handover._MAPPINGS._kept.clear()
+    sender._slabs[0].words[_handover._NUMBER] += 1  # as if the descriptor were another's
+    with pytest.raises(FileNotFoundError, match="has ended"):
+        pickle.loads(pickled)
+
+
+def test_a_batch_is_received_once(sender: _Sender) -> None:
+    acquaint()
+    pickled = bytes(ForkingPickler.dumps(batch(1)))
+    assert equal(pickle.loads(pickled), batch(1))
+    with pytest.raises(RuntimeError, match="again"):
+        pickle.loads(pickled)
+
+
+def test_what_a_fork_may_look_at_is_never_written_over(sender: _Sender) -> None:
+    acquaint()
+    received = sent(batch(1))
+    ready, go = os.pipe(), os.pipe()
+    child = os.fork()
+    if not child:  # looks at the parent's batch after that has let go of it
+        try:
+            os.read(go[0], 1)
+            os._exit(0 if equal(received, batch(1)) else 1)
+        finally:
+            os._exit(2)
+    del received
+    for number in range(2, 6):
+        assert equal(sent(batch(number)), batch(number))
+    os.write(go[1], b"!")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(sender._slabs) == 2
+    for end in (*ready, *go):
+        os.close(end)
+
+
+def test_a_forked_child_gives_nothing_back(sender: _Sender) -> None:
+    acquaint()
+    received = sent(batch(1))
+    child = os.fork()
+    if not child:
+        try:
+            del received
+            gc.collect()
+            os._exit(0)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert not equal(sent(batch(2)), received)
+    assert equal(received, batch(1))
+
+
+def test_a_forked_sender_has_slabs_of_its_own(sender: _Sender) -> None:
+    acquaint()
+    held = [sent(batch(number)) for number in range(3)]
+    child = os.fork()
+    if not child:
+        try:
+            how, _ = sender.reduce(batch(1))  # starts anew, with an offer
+            os._exit(0 if how is _handover._receive_offer and len(sender._slabs) == 1 else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert all(equal(one, batch(number)) for number, one in enumerate(held))
+
+
+def test_mappings_that_nobody_needs_are_bounded(
+    sender: _Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_handover, "_KEPT_BYTES", 20_000)
+    acquaint()
+    held = [sent(batch(number)) for number in range(20)]
+    held.clear()
+    kept = _handover._MAPPINGS._kept
+    assert 0 < sum(map(len, kept.values())) <= 20_000
+
+
+def test_other_pickles_hold_the_tensors(sender: _Sender) -> None:
+    acquaint()
+    assert equal(pickle.loads(pickle.dumps(batch(5))), batch(5))
+
+
+# In a loader
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_batches_that_a_loop_keeps(make_real: MakeBuffer, method: str) -> None:
+    """More than there may be slabs, from two workers, compared when all are there."""
+    dataset = RemoteDataset(make_real(capacity=1000), {"state": [-0.1, 0.0]})
+    dataset.add_data(rollout(500, 500))
+    loader = DataLoader(
+        dataset,
+        batch_size=10,
+        num_workers=2,
+        collate_fn=collate,
+        multiprocessing_context=method,
+        timeout=100,
+    )
+    batches = list(loader)
+    assert torch.cat([one["index"] for one in batches]).tolist() == list(range(1000))
+    for one in batches:
+        assert one["state"][:, 1, 0, 0].equal(one["index"].float())
+        assert one["action"].equal(-one["index"].double())
+    assert any(through_slab(one) for one in batches)
+    assert not through_slab(batches[0])
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+def test_a_window_of_batches(make_real: MakeBuffer, kept: int) -> None:
+    buffer = make_real(capacity=1000)
+    buffer.add_data(rollout(500, 500))
+    loader = DataLoader(
+        BatchDataset(buffer, 16, num_batches=200), batch_size=None, num_workers=2, timeout=100
+    )
+    window: list[tuple[Batch, list[int]]] = []
+    slabs = 0
+    for one in loader:
+        assert type(one) is dict
+        slabs += through_slab(one)
+        window.append((one, one["index"].tolist()))
+        for old, index in window:
+            assert old["index"].tolist() == index
+            assert np.array_equal(old["action"].numpy(), -np.array(index))
+        del window[: len(window) - kept]
+    assert slabs > 100
