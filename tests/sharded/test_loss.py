@@ -127,6 +127,7 @@ def test_everything_goes_on_while_one_is_killed_again_and_again(
         for thread in threads:
             thread.join(120)
     assert errors == []
+    eventually(partial(both_listed, buffer), "both are there")
     stored = buffer.read_columns(["number", "frame_index"])
     seen, times = np.unique(stored["number"], return_counts=True)
     assert set(seen.tolist()) >= {number for part in written for number in part}
