@@ -105,12 +105,18 @@ class FileReads:
         """Returns a batch, or None while there is too little to draw from."""
         return self.draw(sampling, self.sampler(sampling))
 
-    def draw(self, sampling: Sampling, sampler: UniformSampler) -> Arrays | None:
-        """Returns this sampler's next batch, or None while there is too little to draw from."""
+    def draw(self, sampling: Sampling, sampler: UniformSampler, batches: int = 1) -> Arrays | None:
+        """Returns this sampler's next batch, or None while there is too little to draw from.
+
+        Args:
+            sampling: what it samples.
+            sampler: from `sampler`.
+            batches: how many to draw together, one after the other.
+        """
         if len(self._reader.live) < sampling.min_frames:
             return None
         try:
-            return sampler.batch().arrays
+            return sampler.batch(batches).arrays
         except NothingEligible:
             return None
 
@@ -122,13 +128,14 @@ class FileReads:
         """
         # A fork copies random streams: both sides would draw the same.
         key = (os.getpid(), sampling.query)
-        if sampling.seed is None and getattr(self._samplers, "key", None) == key:
+        kept = sampling.seed is None and not sampling.count_eligible
+        if kept and getattr(self._samplers, "key", None) == key:
             last: UniformSampler = self._samplers.last
             return last
         rng = np.random.default_rng(sampling.seed)
-        sampler = UniformSampler(self._reader, sampling.query, rng)
+        sampler = UniformSampler(self._reader, sampling.query, rng, count=sampling.count_eligible)
         self._check(sampler.plan.layout(sampling.query.batch_size))
-        if sampling.seed is None:
+        if kept:
             self._samplers.key, self._samplers.last = key, sampler
         return sampler
 

@@ -39,7 +39,7 @@ SECONDS_TO_CONNECT = 30.0
 Frame = dict[str, Any]
 
 
-def open_buffer(client: replayring.Client) -> replayring.Buffer:
+def open_buffer(client: replayring.ReplayClient) -> replayring.ReplayBuffer:
     """The demo's buffer: whoever comes first creates it, for everybody else it is there."""
     return client.create_buffer(
         BUFFER,

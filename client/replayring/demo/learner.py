@@ -47,7 +47,7 @@ class Learner:
     Whoever made the client closes it.
     """
 
-    def __init__(self, client: replayring.Client, reporter: Reporter) -> None:
+    def __init__(self, client: replayring.ReplayClient, reporter: Reporter) -> None:
         """Make a fresh agent that learns from this server."""
         self._client = client
         self._reporter = reporter

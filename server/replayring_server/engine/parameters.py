@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replayring_proto.errors import (
+    InvalidRequestError,
     LimitExceededError,
     MalformedMessageError,
     NotFoundError,
@@ -34,6 +35,8 @@ from replayring_server.engine import files
 logger = logging.getLogger(__name__)
 
 FOLDER = ".parameters"
+
+_MAX_MIN_VERSION = 1 << 62
 
 _MAGIC = b"RRPARAM\x01"
 _PREFIX = struct.Struct("<8sQQQ")
@@ -98,17 +101,26 @@ class Parameters:
         """Returns the names whose files are damaged, sorted."""
         return sorted(self._damaged)
 
-    def publish(self, name: str, pack: Pack) -> int:
+    def publish(self, name: str, pack: Pack, min_version: int = 0) -> int:
         """Makes `pack` the newest version, on disk first, and returns its number.
 
+        Args:
+            name: what they are called.
+            pack: the tensors.
+            min_version: what the number is to be at least.
+
         Raises:
-            InvalidRequestError: the name is not valid.
+            InvalidRequestError: the name is not valid, or the number too large.
             LimitExceededError: too many names.
             DiskSpaceError: the disk is full; the version before stays the newest.
             StorageError: a damaged file has that name; it is not replaced, because versions would
                 begin anew under the eyes of those who follow them.
         """
         check_name(name, "parameters' name")
+        if min_version > _MAX_MIN_VERSION:
+            raise InvalidRequestError(
+                f"min_version is {min_version:,}; it must be at most 2^62: versions are to grow"
+            )
         path = self._folder / name
         with self._publishing:
             if name in self._damaged and os.path.lexists(path):
@@ -121,7 +133,7 @@ class Parameters:
                     "names of parameters",
                     "reuse a name",
                 )
-            version = previous.version + 1 if previous else 1
+            version = max(previous.version + 1 if previous else 1, min_version)
             files.write_whole(path, _encode(name, version, pack))
             self._sets[name] = ParameterSet(version, pack)
             self._damaged.pop(name, None)
