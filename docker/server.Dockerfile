@@ -6,8 +6,10 @@
 # What follows the image's name are flags of `replayring serve`.
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+# What builds may differ from what runs: in the pip.conf that your network needs, say.
+ARG BUILD_IMAGE=${PYTHON_IMAGE}
 
-FROM ${PYTHON_IMAGE} AS build
+FROM ${BUILD_IMAGE} AS build
 # Extras of the package, comma-separated.
 ARG EXTRAS=uvloop
 WORKDIR /source

@@ -7,8 +7,10 @@
 # FROM replayring-trainer, add what it needs, and set another ENTRYPOINT.
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+# What builds may differ from what runs: in the pip.conf that your network needs, say.
+ARG BUILD_IMAGE=${PYTHON_IMAGE}
 
-FROM ${PYTHON_IMAGE} AS build
+FROM ${BUILD_IMAGE} AS build
 # torch comes from here, and without CUDA: a tenth of the size. For a GPU:
 #   --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
