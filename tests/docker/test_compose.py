@@ -102,7 +102,7 @@ def test_training_goes_on_whichever_container_is_killed_and_nothing_acknowledged
 def test_every_container_is_hardened_and_sees_only_what_it_needs(compose: Compose) -> None:
     compose("up", "--detach", "--no-build", timeout=PATIENCE)
     sees = {
-        "certs": {"/certs/authority", "/certs/server", "/certs/client"},
+        "certs": {f"/certs/{who}" for who in ("authority", "server", "client", "reader")},
         "server": {"/certs/server", "/data"},
         "actor": {"/certs/client"},
         "learner": {"/certs/client", "/data", "/output"},
