@@ -16,34 +16,34 @@ from tests.support import eventually
 pytestmark = pytest.mark.timeout(1200)
 
 FILE = ROOT / "docker" / "compose.yaml"
-STEPS = 2_400
+STEPS = 3_000
 PATIENCE = 180.0
+PORT = free_port()
 
 
-@pytest.fixture
-def port() -> int:
-    """Where the server is published."""
-    return free_port()
-
-
-@pytest.fixture
-def compose(server_image: str, trainer_image: str, port: int) -> Iterator[Compose]:
-    """The project, with this tree's images; not up yet."""
+@pytest.fixture(scope="module")
+def compose(server_image: str, trainer_image: str) -> Iterator[Compose]:
+    """The project, with this tree's images, which is up and trains while the tests run."""
     environment = {
         "SERVER_IMAGE": server_image,
         "TRAINER_IMAGE": trainer_image,
-        "REPLAYRING_PUBLISH": f"127.0.0.1:{port}",
+        "REPLAYRING_PUBLISH": f"127.0.0.1:{PORT}",
         "STEPS": str(STEPS),
     }
     with Compose(FILE, environment) as compose:
+        up(compose)
         yield compose
 
 
-def connect(compose: Compose, port: int, folder: Path) -> replayring.Client:
+def up(compose: Compose) -> None:
+    compose("up", "--detach", "--no-build", timeout=PATIENCE)
+
+
+def connect(compose: Compose, folder: Path) -> replayring.Client:
     """Connects from this machine as README says: with what lies in the actors' volume."""
     docker("cp", f"{compose.containers('actor')[0]}:/certs/client", str(folder))
     return replayring.connect(
-        f"127.0.0.1:{port}",
+        f"127.0.0.1:{PORT}",
         timeout=PATIENCE,
         tls=replayring.TLS(ca=folder / "ca.pem"),
         token_file=folder / "token",
@@ -55,52 +55,7 @@ def restarts(container: str) -> int:
     return int(inspect(container)["RestartCount"])
 
 
-def test_training_goes_on_whichever_container_is_killed_and_nothing_acknowledged_is_lost(
-    compose: Compose, port: int, tmp_path: Path, measured: Callable[[str], None]
-) -> None:
-    compose("up", "--detach", "--no-build", timeout=PATIENCE)
-    (server,), (learner,) = compose.containers("server"), compose.containers("learner")
-    actors = compose.containers("actor")
-    assert len(actors) == 2
-    with connect(compose, port, tmp_path / "client") as client:
-        buffer = open_buffer(client)
-
-        def trained_on(episodes: int) -> None:
-            """Waits until so many more have come, which they only do while the learner learns."""
-            goal = buffer.info().next_episode_index + episodes
-            eventually(lambda: buffer.info().next_episode_index >= goal, "it goes on", PATIENCE)
-
-        with Witness(client) as witness:
-            trained_on(1)
-            docker("kill", actors[0])  # the other one carries on alone
-            trained_on(2)
-            docker("kill", server)
-            compose("up", "--detach", "--no-build", timeout=PATIENCE)  # which starts both again
-            trained_on(2)
-            docker("kill", learner)
-            compose("up", "--detach", "--no-build", timeout=PATIENCE)
-            trained_on(1)
-            for container in (server, learner):  # docker itself sees to these
-                crash(container)
-            trained_on(1)
-            assert docker("wait", learner, timeout=PATIENCE) == "0", docker_log(learner)
-        witness.check()
-        frames, episodes = buffer.info().next_index, buffer.info().next_episode_index
-
-    assert restarts(server) == restarts(learner) == 1
-    assert frames == 201 * episodes  # whole episodes only
-    assert frames - episodes >= STEPS
-    docker("cp", f"{learner}:/output/learning-curve.png", str(tmp_path))
-    assert (tmp_path / "learning-curve.png").read_bytes().startswith(b"\x89PNG")
-    measured(f"compose: {docker_log(learner).splitlines()[-2]}, over 5 kills")
-    compose("stop", "--timeout", "30", "server")
-    assert inspect(server)["State"]["ExitCode"] == 0
-    verify = ("run", "--rm", "--volumes-from", server, "--entrypoint", "replayring")
-    assert "no damage found" in docker(*verify, inspect(server)["Image"], "verify", "/data")
-
-
 def test_every_container_is_hardened_and_sees_only_what_it_needs(compose: Compose) -> None:
-    compose("up", "--detach", "--no-build", timeout=PATIENCE)
     sees = {
         "certs": {f"/certs/{who}" for who in ("authority", "server", "client", "reader")},
         "server": {"/certs/server", "/data"},
@@ -130,13 +85,59 @@ def test_every_container_is_hardened_and_sees_only_what_it_needs(compose: Compos
 
 
 def test_a_learner_on_the_servers_machine_reads_its_files(compose: Compose) -> None:
-    compose("up", "--detach", "--no-build", timeout=PATIENCE)
-    code = (
-        "import replayring; print(replayring.connect('server:50051', token_file='/certs/client/"
-        "token', tls=replayring.TLS(ca='/certs/client/ca.pem')).buffer('pendulum').info())"
-    )
-    (learner,) = compose.containers("learner")
-    eventually(
-        lambda: "same_host=True" in docker("exec", learner, "python", "-c", code, timeout=120),
-        "it does",
-    )
+    (server,), (learner,) = compose.containers("server"), compose.containers("learner")
+    code = """
+import replayring
+tls = replayring.TLS(ca="/certs/client/ca.pem")
+with replayring.connect("127.0.0.1:50051", tls=tls, token_file="/certs/client/token") as client:
+    buffer = client.create_buffer("x", {"x": {"shape": (), "dtype": "uint8"}}, 10)
+    buffer.add_episode({"x": [7]})
+    print(buffer.info().same_host, buffer.sample(1)["x"])
+"""
+    there = ("--network", f"container:{server}", "--volumes-from", learner)
+    image = inspect(learner)["Image"]
+    said = docker("run", "--rm", *there, "--entrypoint", "python", image, "-c", code, timeout=120)
+    assert said == "True [7]"
+
+
+def test_training_goes_on_whichever_container_is_killed_and_nothing_acknowledged_is_lost(
+    compose: Compose, tmp_path: Path, measured: Callable[[str], None]
+) -> None:
+    (server,), (learner,) = compose.containers("server"), compose.containers("learner")
+    actors = compose.containers("actor")
+    assert len(actors) == 2
+    with connect(compose, tmp_path / "client") as client:
+        buffer = open_buffer(client)
+
+        def trained_on(episodes: int) -> None:
+            """Waits until so many more have come, which they only do while the learner learns."""
+            goal = buffer.info().next_episode_index + episodes
+            eventually(lambda: buffer.info().next_episode_index >= goal, "it goes on", PATIENCE)
+
+        with Witness(client) as witness:
+            trained_on(1)
+            docker("kill", actors[0])  # the other one carries on alone
+            trained_on(2)
+            docker("kill", server)
+            up(compose)  # which starts both again
+            trained_on(2)
+            docker("kill", learner)
+            up(compose)
+            trained_on(1)
+            for container in (server, learner):  # docker itself sees to these
+                crash(container)
+            trained_on(1)
+            assert docker("wait", learner, timeout=PATIENCE) == "0", docker_log(learner)
+        witness.check()
+        frames, episodes = buffer.info().next_index, buffer.info().next_episode_index
+
+    assert restarts(server) == restarts(learner) == 1
+    assert frames == 201 * episodes  # whole episodes only
+    assert frames - episodes >= STEPS
+    docker("cp", f"{learner}:/output/learning-curve.png", str(tmp_path))
+    assert (tmp_path / "learning-curve.png").read_bytes().startswith(b"\x89PNG")
+    measured(f"compose: {docker_log(learner).splitlines()[-2]}, over 5 kills")
+    compose("stop", "--timeout", "30", "server")
+    assert inspect(server)["State"]["ExitCode"] == 0
+    verify = ("run", "--rm", "--volumes-from", server, "--entrypoint", "replayring")
+    assert "no damage found" in docker(*verify, inspect(server)["Image"], "verify", "/data")

@@ -67,11 +67,13 @@ class Stack:
                 eventually(lambda k=kind, f=found: quiet(k, "rm", f), f"{kind} {found} is free")
 
 
-@pytest.fixture
-def stack(swarm: None, server_image: str, trainer_image: str, tmp_path: Path) -> Iterator[Stack]:
-    """The stack, prepared as the file itself says; not up yet."""
+@pytest.fixture(scope="module")
+def stack(
+    swarm: None, server_image: str, trainer_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """The stack, prepared and deployed as the file itself says."""
     name = f"replayring-test-{uuid.uuid4().hex[:12]}"
-    certs = tmp_path / "certs"
+    certs = tmp_path_factory.mktemp("stack") / "certs"
     make_folders(certs, (*DEFAULT_HOSTS, "replay", *SHARDS), days=1, renew=False)
     environment = {
         "SERVER_IMAGE": server_image,
@@ -88,6 +90,7 @@ def stack(swarm: None, server_image: str, trainer_image: str, tmp_path: Path) ->
         for secret in (*SECRETS, "client/token"):
             path = certs / secret
             docker("secret", "create", f"{name}-{path.name}", str(path))
+        stack.deploy()
         yield stack
     finally:
         stack.remove()
@@ -102,6 +105,22 @@ def second_image(server_image: str) -> Iterator[str]:
     docker("rmi", tag)
 
 
+def test_shards_are_hardened_and_read_secrets_as_their_own_user(stack: Stack) -> None:
+    for slot in (1, 2, 3):
+        container = stack.container(f"shard.{slot}")
+        assert container
+        known = inspect(container)
+        host = known["HostConfig"]
+        assert host["ReadonlyRootfs"]
+        assert host["CapDrop"] == ["ALL"]
+        assert known["Config"]["User"] == "10001:10001"
+        assert known["Config"]["Hostname"] == f"shard-{slot}"
+        volumes = [mount["Name"] for mount in known["Mounts"] if mount["Type"] == "volume"]
+        assert volumes == [f"{stack.name}-shard-{slot}"]
+        modes = docker("exec", container, "stat", "-c", "%a %u", "/run/secrets/server.key")
+        assert modes == "400 10001"
+
+
 def test_a_shard_heals_and_an_update_under_load_loses_nothing_acknowledged(
     stack: Stack,
     trainer_image: str,
@@ -109,7 +128,6 @@ def test_a_shard_heals_and_an_update_under_load_loses_nothing_acknowledged(
     run_container: Callable[..., str],
     measured: Callable[[str], None],
 ) -> None:
-    stack.deploy()
     witness = run_container(
         *("--network", f"{stack.name}_replay", "--user", "0:0", "--workdir", "/source"),
         *("--volume", f"{ROOT / 'tests'}:/source/tests:ro"),
@@ -156,21 +174,3 @@ def test_a_shard_heals_and_an_update_under_load_loses_nothing_acknowledged(
     assert docker("wait", witness) == "0", docker_log(witness)
     assert docker_log(witness).endswith("all found\n")
     measured(f"swarm: episodes acknowledged by three shards over a kill and an update {counts}")
-
-
-def test_shards_are_hardened_and_read_secrets_as_their_own_user(stack: Stack) -> None:
-    stack.environment["ACTORS"] = "0"
-    stack.deploy()
-    for slot in (1, 2, 3):
-        container = stack.container(f"shard.{slot}")
-        assert container
-        known = inspect(container)
-        host = known["HostConfig"]
-        assert host["ReadonlyRootfs"]
-        assert host["CapDrop"] == ["ALL"]
-        assert known["Config"]["User"] == "10001:10001"
-        assert known["Config"]["Hostname"] == f"shard-{slot}"
-        volumes = [mount["Name"] for mount in known["Mounts"] if mount["Type"] == "volume"]
-        assert volumes == [f"{stack.name}-shard-{slot}"]
-        modes = docker("exec", container, "stat", "-c", "%a %u", "/run/secrets/server.key")
-        assert modes == "400 10001"
