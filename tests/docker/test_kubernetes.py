@@ -48,11 +48,11 @@ def test_the_server_understands_its_arguments_and_probes_ask_where_it_answers() 
     parser = argparse.ArgumentParser()
     serve.add_arguments(parser)
     arguments = parser.parse_args(["--data-dir", "/data", *SERVER["args"]])
-    _, port = serve.parse_address(arguments.health_listen)
+    port = int(arguments.health_listen.rpartition(":")[2])
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert SERVER[probe]["grpc"]["port"] == port
     certs = next(m["mountPath"] for m in SERVER["volumeMounts"] if m["name"] == "certs")
     for path in (arguments.tls_cert, arguments.tls_key, arguments.token_file):
         assert path.startswith(f"{certs}/")
-    assert POD["terminationGracePeriodSeconds"] > 2 * arguments.grace
+    assert POD["terminationGracePeriodSeconds"] > 2 * float(arguments.grace)
     assert POD["securityContext"]["runAsUser"] == 10001  # as docker/server.Dockerfile has it

@@ -31,7 +31,7 @@ def swarm(docker_engine: None) -> Iterator[None]:
     node = docker("info", "--format", "{{.Swarm.NodeID}}")
     docker("node", "update", "--label-add", "replay=true", node)
     yield
-    if not active:
+    if not active and not docker("service", "ls", "--quiet"):  # another tree's tests, say
         docker("swarm", "leave", "--force")
 
 
@@ -44,9 +44,12 @@ class Stack:
     environment: dict[str, str]
 
     def deploy(self) -> None:
-        """Brings it up, and waits until it is."""
-        flags = ["--compose-file", str(FILE), "--resolve-image", "never", "--detach=false"]
+        """Brings it up, and waits until its shards are."""
+        flags = ["--compose-file", str(FILE), "--resolve-image", "never", "--detach=true"]
         run(["docker", "stack", "deploy", *flags, self.name], PATIENCE, self.environment)
+        for slot in (1, 2, 3):
+            task = f"shard.{slot}"
+            eventually(lambda task=task: self.container(task), f"{task} runs", PATIENCE)
 
     def container(self, task: str) -> str | None:
         """Returns the container that runs a task now, or None."""
@@ -59,12 +62,15 @@ class Stack:
 
     def remove(self) -> None:
         """Takes it away with its secrets and volumes, whatever there is of them."""
-        mine = f"name={self.name}"
         docker("stack", "rm", self.name)
-        eventually(lambda: not docker("ps", "-aq", "--filter", mine), "its tasks are gone")
+        tasks = ("ps", "--all", "--quiet", "--filter", f"name={self.name}_")
+        eventually(lambda: not docker(*tasks), "its tasks are gone")
         for kind in ("secret", "volume", "network"):
-            for found in docker(kind, "ls", "--quiet", "--filter", mine).split():
-                eventually(lambda k=kind, f=found: quiet(k, "rm", f), f"{kind} {found} is free")
+            eventually(lambda kind=kind: self._gone(kind), f"each {kind} is free")
+
+    def _gone(self, kind: str) -> bool:
+        found = docker(kind, "ls", "--quiet", "--filter", f"name={self.name}").split()
+        return all(quiet(kind, "rm", each) for each in found)
 
 
 @pytest.fixture(scope="module")
