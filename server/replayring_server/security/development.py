@@ -261,7 +261,6 @@ def _write(path: Path, content: bytes, mode: int, *, replace: bool = False) -> N
     fd = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as file:
-            os.fchmod(fd, mode)
             file.write(content)
         if replace:
             os.replace(part, path)
