@@ -65,6 +65,7 @@ def test_another_learner_goes_on_where_the_first_one_was(client: replayring.Clie
     play(client, 1)  # what was there before is not counted
     told, told_again = io.StringIO(), io.StringIO()
     first = Learner(client, Reporter(told))
+    first._began -= 1_000.0  # seconds that the second one has not lived for
     play(client, 3)
     first.run(3 * EPISODE_STEPS)
     saved = first._agent.state_dict()

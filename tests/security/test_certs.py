@@ -10,6 +10,7 @@ import pytest
 
 import replayring
 from replayring_proto.errors import InvalidRequestError, StorageError
+from replayring_server.security import development
 from replayring_server.security.development import DEFAULT_HOSTS, hosts_of, make_folders
 from tests.support import ServerProcess, command
 
@@ -75,7 +76,7 @@ def test_certificates_of_clients_are_taken(tmp_path: Path) -> None:
             unknown.buffers()
 
 
-def test_a_client_is_no_server_and_its_certificate_signs_nothing(tmp_path: Path) -> None:
+def test_a_client_cannot_pass_for_a_server(tmp_path: Path) -> None:
     certs = tmp_path / "certs"
     make(certs)
     pretended = certs / "client"
@@ -85,7 +86,8 @@ def test_a_client_is_no_server_and_its_certificate_signs_nothing(tmp_path: Path)
         ServerProcess(tmp_path / "data", *pair, *tokens) as server,
         replayring.connect(
             server.address,
-            tls=tls(certs / "reader"),
+            # Even where somebody asks for it by the one name that it has.
+            tls=replayring.TLS(ca=certs / "reader" / "ca.pem", server_name="replayring client"),
             token_file=certs / "reader" / "token",
             timeout=10,
         ) as client,
@@ -209,6 +211,23 @@ def test_every_kind_of_host(tmp_path: Path) -> None:
         *DEFAULT_HOSTS,
         *("*.replay.example.org", "replay_1", "fd00::1", "10.1.2.3"),
     }
+
+
+def test_what_appears_meanwhile_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, key = development._openssl, tmp_path / "authority" / "ca.key"
+
+    def overtaken(*arguments: str | int | Path, standard_input: bytes = b"") -> bytes:
+        if arguments[0] == "genpkey":
+            key.parent.mkdir(exist_ok=True)
+            key.write_text("another's")
+        return real(*arguments, standard_input=standard_input)
+
+    monkeypatch.setattr(development, "_openssl", overtaken)
+    with pytest.raises(FileExistsError):
+        make(tmp_path)
+    assert [path.read_text() for path in key.parent.iterdir()] == ["another's"]
 
 
 def test_without_openssl_the_remedy_is_named(
