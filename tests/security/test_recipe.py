@@ -39,7 +39,7 @@ def test_recipe_makes_a_server_that_lets_in_only_those_it_should(
             exec(CONNECT.replace("localhost:50051", address), names)
             with names["client"] as client:
                 client.publish("p", {})
-            tls = replayring.TLS(ca=tmp_path / "ca.pem")
+            tls = replayring.TLS(ca=next(tmp_path.rglob("ca.pem")))
             with (
                 replayring.connect(address, tls=tls) as client,
                 pytest.raises(replayring.UnauthenticatedError),
@@ -48,4 +48,7 @@ def test_recipe_makes_a_server_that_lets_in_only_those_it_should(
         finally:
             process.terminate()
     for name in ("token", "tokens", "server.key", "ca.key"):
-        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600, name
+        found = list(tmp_path.rglob(name))
+        assert found, name
+        for path in found:
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
