@@ -1,0 +1,201 @@
+"""Copying one buffer: its cut becomes files at the destination, and an entry of the manifest.
+
+The order of copying. Writers overwrite the oldest frames first, so these are copied first: who
+copies faster than writers write loses nothing. Once frames are lost all the same, what lies before
+them is useless, as a snapshot has no gaps; and to go on from there would mean to be overtaken again
+and again. So the rest is copied from the newest backwards, each part of it for good, until the
+place is reached up to which everything was overwritten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from replayring_proto.errors import OvertakenError
+from replayring_proto.pack import Pack, aligned_empty
+from replayring_server.snapshots.manifest import BUFFERS, BufferEntry, RecordsFile
+from replayring_server.snapshots.parts import (
+    Part,
+    checksum_of,
+    frames_per_part,
+    part_layout,
+    ranges,
+)
+from replayring_server.snapshots.places import Place
+from replayring_server.snapshots.progress import Progress
+from replayring_server.snapshots.source import Cut, Source
+
+_ATTEMPTS = 100
+
+
+@dataclass(frozen=True)
+class Copied:
+    """One buffer's cut and what it took to copy it.
+
+    Attributes:
+        entry: the cut, for the manifest.
+        overwritten: frames of the cut that writers overwrote before they could be copied.
+        copied_parts: parts written; the others were there already.
+        copied_bytes: bytes written.
+    """
+
+    entry: BufferEntry
+    overwritten: int
+    copied_parts: int
+    copied_bytes: int
+
+
+def copy_buffer(
+    source: Source, place: Place, before: BufferEntry | None, name: str, progress: Progress
+) -> Copied:
+    """Copies a buffer as it is now; what the destination has of it already is used again.
+
+    Args:
+        source: the buffer.
+        place: the destination.
+        before: what the manifest has of this very buffer.
+        name: what it is called.
+        progress: told of each part.
+
+    Raises:
+        OvertakenError: writers overwrote everything before it could be copied.
+        DiskSpaceError: the destination is full.
+        StorageError: the buffer cannot be read, or the destination not be written.
+    """
+    folder = f"{BUFFERS}/{source.buffer_id}"
+    sizes = place.sizes(folder)
+    for _ in range(_ATTEMPTS):
+        cut = source.cut()
+        writing = _Writing(source, place, folder, sizes, progress)
+        kept = _parts_to_keep(source, cut, before, sizes)
+        copier = _FrameCopier(source, cut, kept, writing)
+        wanted = list(ranges(source.spec, cut.live.start, cut.live.end))
+        nbytes = sum(part_layout(source.spec, end - first).nbytes for first, end in wanted)
+        progress.begin(f"buffer {name}", len(wanted), nbytes)
+        parts = copier.copy(wanted)
+        if parts or not wanted:
+            records = _write_records(cut, writing)
+            oldest = max(parts[0].first, cut.live.start) if parts else cut.live.start
+            entry = BufferEntry(
+                *(source.buffer_id, source.spec, cut.life, oldest, cut.live.end, cut.episodes),
+                *(cut.synced, tuple(parts), records),
+            )
+            overwritten = oldest - cut.live.start
+            return Copied(entry, overwritten, writing.parts, writing.nbytes)
+    raise OvertakenError(
+        f"writers overwrote all of buffer {name!r} before any of it could be copied, "
+        f"{_ATTEMPTS} times; use a faster destination, or a larger buffer"
+    )
+
+
+def _parts_to_keep(
+    source: Source, cut: Cut, before: BufferEntry | None, sizes: dict[str, int]
+) -> dict[int, Part]:
+    """Returns the parts at the destination that hold the buffer's frames, by where they end.
+
+    Of several that end together, the one that begins first. See invariant 4 of the package.
+    """
+    listed = {name: part for name in sizes if (part := Part.parse(name))}
+    known = {part.name for part in before.parts} if before else set()
+    kept: dict[int, Part] = {}
+    for name, part in listed.items():
+        synced = before is not None and name in known and part.end <= before.synced
+        whole = sizes[name] == part.nbytes(source.spec)
+        if whole and (synced or part.life == cut.life):
+            other = kept.get(part.end)
+            kept[part.end] = part if other is None or part.first < other.first else other
+    return kept
+
+
+def _write_records(cut: Cut, writing: _Writing) -> RecordsFile:
+    content = np.concatenate([cut.log, cut.writers]).view(np.uint8)
+    file = RecordsFile(len(cut.log), len(cut.writers), checksum_of(content.data))
+    writing.write(file.name, content.data)
+    return file
+
+
+class _Writing:
+    """Writes files of one buffer that are not there yet, and counts them."""
+
+    def __init__(
+        self, source: Source, place: Place, folder: str, sizes: dict[str, int], progress: Progress
+    ) -> None:
+        self.parts = 0
+        self.nbytes = 0
+        self._place = place
+        self._folder = folder
+        self._sizes = sizes
+        self.progress = progress
+
+    def write(self, name: str, content: memoryview) -> None:
+        if self._sizes.get(name) != len(content):
+            self._place.write(f"{self._folder}/{name}", content)
+            self._sizes[name] = len(content)
+            self.nbytes += len(content)
+
+
+class _FrameCopier:
+    """Copies the frames of one cut."""
+
+    def __init__(self, source: Source, cut: Cut, kept: dict[int, Part], writing: _Writing) -> None:
+        self._source = source
+        self._spec = source.spec
+        self._life = cut.life
+        self._oldest = cut.live.start
+        self._kept = kept
+        self._writing = writing
+        frames = min(frames_per_part(self._spec), max(len(cut.live), 1))
+        self._body = aligned_empty(part_layout(self._spec, frames).nbytes)
+
+    def copy(self, wanted: list[tuple[int, int]]) -> list[Part]:
+        """Returns the parts for these ranges, or for the newest of them, without gaps."""
+        parts: list[Part] = []
+        for at, (first, end) in enumerate(wanted):
+            part = self._part(first, end)
+            if part is None or part.first > first:
+                newest = self._backwards(wanted[at + 1 :])
+                reached = newest[0].first if newest else wanted[-1][1]
+                return [part, *newest] if part and part.end == reached else newest
+            parts.append(part)
+        return parts
+
+    def _backwards(self, wanted: list[tuple[int, int]]) -> list[Part]:
+        parts: list[Part] = []
+        for first, end in reversed(wanted):
+            part = self._part(first, end)
+            if part:
+                parts.append(part)
+            if part is None or part.first > first:
+                break
+        return parts[::-1]
+
+    def _part(self, first: int, end: int) -> Part | None:
+        """Returns the part of these frames, or of the newest of them that are whole, if any."""
+        part = self._kept.get(end)
+        if not (part and (part.first == first or part.first < first == self._oldest)):
+            part = self._copy(first, end)
+            if part:
+                self._kept[end] = part
+        if part:
+            self._writing.progress.advance(part.nbytes(self._spec))
+        return part
+
+    def _copy(self, first: int, end: int) -> Part | None:
+        layout = part_layout(self._spec, end - first)
+        body = self._body[: layout.nbytes]
+        layout.clear_gaps(body)
+        arrays = layout.views(body)
+        whole = self._source.read(first, arrays)
+        if whole >= end:
+            return None
+        if whole > first:
+            pack = Pack(part_layout(self._spec, end - whole))
+            for name, array in pack.arrays.items():
+                array[...] = arrays[name][whole - first :]
+            body = pack.body
+        part = Part(whole, end, self._life, checksum_of(body.data))
+        self._writing.write(part.name, body.data)
+        self._writing.parts += 1
+        return part
