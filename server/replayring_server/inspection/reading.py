@@ -57,8 +57,8 @@ class ColumnFile:
         content = frames.reshape(-1).view(np.uint8).data
         row = start % self._rows
         until_end = min(len(frames), self._rows - row) * size
-        _fill(self._fd, self._path, row * size, content[:until_end])
-        _fill(self._fd, self._path, 0, content[until_end:])
+        read_at(self._fd, self._path, row * size, content[:until_end])
+        read_at(self._fd, self._path, 0, content[until_end:])
 
     def pieces(self, start: int, end: int) -> Iterator[tuple[int, Array]]:
         """Yields these frames in pieces of about 4 MiB, each with the `index` of its first."""
@@ -87,13 +87,13 @@ def read_file(path: Path) -> Array:
     fd = files.open_file(path, os.O_RDONLY)
     try:
         content = np.empty(os.fstat(fd).st_size, np.uint8)
-        _fill(fd, path, 0, content.data)
+        read_at(fd, path, 0, content.data)
         return content
     finally:
         os.close(fd)
 
 
-def _fill(fd: int, path: Path, offset: int, content: memoryview) -> None:
+def read_at(fd: int, path: Path, offset: int, content: memoryview) -> None:
     """Fills `content` with the bytes of an open file from `offset` on.
 
     Raises:
