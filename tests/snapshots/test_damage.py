@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,13 @@ from replayring_proto.errors import (
     NotFoundError,
     StorageError,
 )
+from replayring_proto.pack import Pack
 from replayring_server.engine import Store
 from replayring_server.snapshots import restore, snapshot
 from tests.engine.folders import fingerprint
 from tests.inspection.spoiling import flip
 from tests.snapshots.comparing import moment, restored_moment
-from tests.snapshots.conftest import fill
+from tests.snapshots.conftest import SPEC, episode, fill
 
 
 @pytest.fixture
@@ -35,6 +37,10 @@ def to(store: Store, tmp_path: Path) -> Path:
 
 def part(to: Path, number: int) -> Path:
     return sorted(to.glob("buffers/*/0*"))[number]
+
+
+def records(to: Path) -> Path:
+    return next(part(to, 0).parent.glob("records-*"))
 
 
 def edit(change: Callable[[dict], None], *, honest: bool) -> Callable[[Path], None]:
@@ -74,14 +80,7 @@ SPOILS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a missing part": (lambda to: part(to, 4).unlink(), "is missing"),
     "parts in each other's place": (swap, "is not what was written"),
     "a part that is a link": (link, "is missing"),
-    "records": (
-        lambda to: (
-            flip(next(to.glob("buffers/*/records-*[!0]")), 3, 1)
-            if next(to.glob("buffers/*/records-*[!0]")).stat().st_size
-            else flip(max(to.glob("buffers/*/records-*"), key=lambda p: p.stat().st_size), 3, 1)
-        ),
-        "is not what was written",
-    ),
+    "records": (lambda to: flip(records(to), 3, 1), "is not what was written"),
     "parameters": (
         lambda to: flip(next(to.glob("parameters/*")), 50, 1),
         "is not what was written",
@@ -148,9 +147,7 @@ def test_damage_is_refused_and_named(to: Path, tmp_path: Path, kind: str) -> Non
 def test_every_byte_counts(store: Store, tmp_path: Path) -> None:
     """Of every file of a small snapshot, each byte in turn is changed."""
     to = tmp_path / "small"
-    buffer, _ = store.create(
-        "small", type(store.get("ring").spec)(store.get("ring").spec.columns, 2)
-    )
+    buffer, _ = store.create("small", replace(SPEC, capacity=2))
     fill(buffer, 1, 1)
     snapshot(store.data_dir, str(to), buffers=["small"])
     tried = 0
@@ -158,13 +155,8 @@ def test_every_byte_counts(store: Store, tmp_path: Path) -> None:
         size = path.stat().st_size
         for at in range(0, size, max(1, size // 60)):
             flip(path, at, 1 << at % 8)
-            try:
-                with pytest.raises((StorageError, NotFoundError)):
-                    restore(str(to), tmp_path / "back")
-            except BaseException as error:
-                # Between the words of the manifest there are bytes that say nothing.
-                assert path.name == "manifest.json", f"{path} at {at}: {error!r}"
-                raise
+            with pytest.raises((StorageError, NotFoundError)):
+                restore(str(to), tmp_path / "back")
             tried += 1
             flip(path, at, 1 << at % 8)
     assert tried > 150
@@ -208,9 +200,6 @@ def test_nothing_that_exists_is_overwritten(store: Store, to: Path, tmp_path: Pa
 
 def test_other_parameters_are_not_overwritten(to: Path, tmp_path: Path) -> None:
     with Store(tmp_path / "back") as back:
-        from replayring_proto.pack import Pack
-        from tests.snapshots.conftest import episode
-
         back.parameters.publish("policy", Pack.of(episode(9, 9)))
     with pytest.raises(AlreadyExistsError, match=r"policy exists and is not overwritten"):
         restore(str(to), tmp_path / "back")

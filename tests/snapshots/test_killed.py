@@ -103,7 +103,7 @@ def test_a_snapshot_killed_at_any_step_leaves_the_one_before_and_goes_on(
         again = snapshot(data, str(to), prune=True)
         copied.add(sum(one.copied_parts for one in again.buffers))
         assert restored(to, back) == after
-        assert not [path for path in to.rglob("*.part")], "left behind"
+        assert not list(to.rglob("*.part")), "left behind"
     assert len(copied) > 2, "what was copied before a death is not used"
 
 

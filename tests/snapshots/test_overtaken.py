@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from replayring_proto.errors import OvertakenError
 from replayring_server.engine import Origin, Store
 from replayring_server.inspection.reading import ColumnFile
 from replayring_server.snapshots import copying, restore, snapshot
-from replayring_server.snapshots.source import Source
 from tests.snapshots.comparing import check_cut
 from tests.snapshots.conftest import episode
 
@@ -87,11 +85,6 @@ def test_a_ring_that_turns_within_one_part_is_tried_again_and_then_given_up(
     taken = snapshot(store.data_dir, str(tmp_path / "other"), buffers=["ring"])
     assert "2 times; use a faster destination" in taken.failed["buffer ring"]
     assert len(writer.reads) >= 2
-    with Source(store.data_dir / "ring") as source, pytest.raises(OvertakenError):
-        from replayring_server.snapshots.places import FolderPlace
-        from replayring_server.snapshots.progress import Progress
-
-        copying.copy_buffer(source, FolderPlace(tmp_path), None, "ring", Progress())
 
 
 def test_frames_that_were_copied_before_are_not_lost_by_being_overwritten(

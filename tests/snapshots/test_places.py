@@ -17,7 +17,7 @@ from replayring_server.snapshots import restore, snapshot
 from replayring_server.snapshots.places import place_to_read
 from tests.engine.test_disk_space import small_disk as small_disk
 from tests.snapshots.comparing import moment, restored_moment
-from tests.snapshots.conftest import fill
+from tests.snapshots.conftest import episode, fill
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -94,7 +94,7 @@ def test_paths_need_no_fsspec() -> None:
 
 
 def test_an_unknown_kind_of_url_is_said_to_be_one(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequestError, match="ftpx://there cannot be used: .*ftpx"):
+    with pytest.raises(InvalidRequestError, match=r"ftpx://there cannot be used: .*ftpx"):
         snapshot(store.data_dir, "ftpx://there")
     with pytest.raises(InvalidRequestError, match="ftpx"):
         restore("ftpx://there", tmp_path / "back")
@@ -114,7 +114,7 @@ def test_errors_of_a_store_become_ours(
     assert "cannot write memory://failing/buffers/" in taken.failed["buffer ring"]
     assert "credentials have expired" in taken.failed["buffer ring"]
     monkeypatch.setattr(MemoryFileSystem, "cat_file", fail)
-    with pytest.raises(StorageError, match="cannot read memory://failing/manifest.json"):
+    with pytest.raises(StorageError, match=r"cannot read memory://failing/manifest\.json"):
         restore("memory://failing", tmp_path / "back")
 
 
@@ -133,7 +133,7 @@ def test_a_manifest_over_a_store_is_moved_into_its_place(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", die_half_way)
-    store.get("ring").append({k: v for k, v in episode_of_one().items()})
+    store.get("ring").append(episode(999, 1))
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             snapshot(store.data_dir, "memory://moved")
@@ -141,12 +141,6 @@ def test_a_manifest_over_a_store_is_moved_into_its_place(
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", real)
     assert snapshot(store.data_dir, "memory://moved", prune=True).failed == {}
     memory.rm("/moved", recursive=True)
-
-
-def episode_of_one() -> dict:
-    from tests.snapshots.conftest import episode
-
-    return episode(999, 1)
 
 
 def test_a_full_disk_is_an_error_and_leaves_the_snapshot_before(

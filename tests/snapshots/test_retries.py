@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from replayring_server.snapshots import restore, snapshot
 from replayring_server.snapshots.source import Source
 from tests.snapshots.conftest import SPEC, episode
 
-SMALL = type(SPEC)(SPEC.columns, 5, SPEC.fps, SPEC.durability)
+SMALL = replace(SPEC, capacity=5)
 """69 rows, and as many records and writers."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from replayring_proto.pack import Pack
 from replayring_server.engine import Origin, Store
 from replayring_server.inspection import verify
 from replayring_server.snapshots import restore, snapshot
+from replayring_server.snapshots.source import Source
 from tests.engine.folders import fingerprint
 from tests.engine.lives import die
 from tests.snapshots.comparing import moment, restored_moment
@@ -103,7 +105,7 @@ def test_after_a_restart_of_the_machine_it_is_what_an_opening_would_find(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str
 ) -> None:
     """Without a server, the frames that had been synced; and they stay good afterwards."""
-    spec = type(SPEC)(SPEC.columns, SPEC.capacity, SPEC.fps, durability)
+    spec = replace(SPEC, durability=durability)
     store, to = Store(tmp_path / "data"), str(tmp_path / "to")
     store._syncer.stop()
     ring, _ = store.create("ring", spec)
@@ -280,8 +282,6 @@ def test_a_destination_that_is_a_file_is_an_error_in_words(store: Store, tmp_pat
 def test_a_buffer_that_is_deleted_meanwhile_is_taken_all_the_same(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from replayring_server.snapshots.source import Source
-
     before, real = moment(store.get("ring")), Source.read
 
     def read(self: Source, first: int, arrays: Any) -> int:
@@ -310,7 +310,7 @@ def test_numbers_go_on_in_a_ring_that_a_power_loss_left_empty(
     """No frame says how far its episodes were numbered; the cursor does."""
     store = Store(tmp_path / "data")
     store._syncer.stop()
-    ring, _ = store.create("ring", type(SPEC)(SPEC.columns, 3, SPEC.fps, "none"))
+    ring, _ = store.create("ring", replace(SPEC, capacity=3, durability="none"))
     ring.append(episode(1, 3), Origin("w", 1))
     ring.append(episode(2, 2), Origin("w", 2))
     ring.sync()
