@@ -120,7 +120,7 @@ SPOILS: dict[str, tuple[Callable[[Path], object], str]] = {
         "names that are none",
     ),
     "a field that is missing": (
-        edit(lambda found: ring(found).pop("life"), honest=True),
+        edit(lambda found: ring(found).pop("oldest_index"), honest=True),
         "describes no valid snapshot",
     ),
     "a spec that is none": (

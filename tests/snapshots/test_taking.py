@@ -117,7 +117,7 @@ def test_after_a_restart_of_the_machine_it_is_what_an_opening_would_find(
     snapshot(store.data_dir, to)
     die(store)
     monkeypatch.setattr(layout, "machine_boot_id", lambda: b"another boot id.")
-    taken = snapshot(tmp_path / "data", to).buffers[0]
+    taken = snapshot(tmp_path / "data", to, replace=True).buffers[0]
     restore(to, tmp_path / "back")
     lost = durability != "commit"
     expected = synced if lost else written
@@ -129,7 +129,7 @@ def test_after_a_restart_of_the_machine_it_is_what_an_opening_would_find(
         # The same numbers are now other frames: what was copied of the lost ones must not count.
         for tag in range(200, 210):
             ring.append(episode(tag, 23))
-        snapshot(tmp_path / "data", to)
+        assert snapshot(tmp_path / "data", to).failed == {}
         now = moment(ring)
     restore(to, tmp_path / "later")
     assert restored_moment(tmp_path / "later") == now
@@ -252,6 +252,26 @@ def test_older_files_put_back_by_hand_do_not_take_the_place_of_newer_frames(
     assert "newer frames" in taken.failed["buffer ring"]
     assert "has version 2, this is 1" in taken.failed["parameters policy"]
     assert snapshot(tmp_path / "copy", to, replace=True).failed == {}
+
+
+def test_frames_that_got_the_numbers_of_others_are_copied(store: Store, tmp_path: Path) -> None:
+    """Older files were put back, and the buffer went on from there before the next snapshot."""
+    to = str(tmp_path / "to")
+    store.get("ring").sync()
+    store.close()
+    shutil.copytree(store.data_dir, tmp_path / "copy")
+    with Store(tmp_path / "data") as store:
+        fill(store.get("ring"), 61, 20)
+        snapshot(store.data_dir, to)
+    with Store(tmp_path / "copy") as store:
+        ring = store.get("ring")
+        for tag in range(301, 321):  # as long as the others
+            ring.append(episode(tag, 1 + (tag - 240) * 7 % 23))
+        now = moment(ring)
+        taken = snapshot(store.data_dir, to).buffers[1]
+    assert 0 < taken.copied_parts < taken.parts
+    restore(to, tmp_path / "back", buffers=["ring"])
+    assert restored_moment(tmp_path / "back") == now
 
 
 def test_a_destination_in_the_data_directory_is_refused(store: Store) -> None:

@@ -4,7 +4,7 @@ A snapshot is taken beside the server, by the readers' protocol of `replayring_p
 no lock, no word with the server, no writer that waits. What is kept at the destination:
 
     manifest.json                                     names all that belongs to the snapshot
-    buffers/<buffer id>/<first>-<end>-<life>-<hash>   frames: every column of a range of `index`
+    buffers/<buffer id>/<first>-<end>-<tail>-<hash>   frames: every column of a range of `index`
     buffers/<buffer id>/records-<hash>                who stored which episode
     parameters/<name>-<version>-<hash>                published parameters, as the server keeps them
 
@@ -18,9 +18,10 @@ Invariants, each held by tests/snapshots:
 3. What a name stands for never changes: names carry a hash of the content, and are used once the
    content is whole. The manifest is written last, and at once. So a snapshot that is interrupted
    leaves the one before as it was, and the next one uses the parts that are there already.
-4. A part that is there is used again if the buffer's frames can not have changed under it: frames
-   are never changed while the buffer lives, except that a power loss takes back those that were
-   not synced. So a part counts in the same life of the machine, or if it had been synced.
+4. A part that is there is used again if the buffer still has the part's last frames, which are
+   compared through a hash in its name. Frames never change while a buffer lives, but a power loss,
+   or older files that are put back, may take the newest ones away and others get their `index`. So
+   whoever has the same last frames has the same ones before them.
 5. Every byte that is restored was compared with its hash, and the manifest with its own. A
    restored buffer is made aside and gets its name when it is whole and on the disk, as a new one
    does; so all of it survives a power loss from the first moment, whatever its `durability`.

@@ -9,6 +9,7 @@ place is reached up to which everything was overwritten.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +23,12 @@ from replayring_server.snapshots.parts import (
     frames_per_part,
     part_layout,
     ranges,
+    tail_frames,
+    tail_of,
 )
 from replayring_server.snapshots.places import Place
 from replayring_server.snapshots.progress import Progress
-from replayring_server.snapshots.source import Cut, Source
+from replayring_server.snapshots.source import Array, Cut, Source
 
 _ATTEMPTS = 100
 
@@ -47,15 +50,12 @@ class Copied:
     copied_bytes: int
 
 
-def copy_buffer(
-    source: Source, place: Place, before: BufferEntry | None, name: str, progress: Progress
-) -> Copied:
+def copy_buffer(source: Source, place: Place, name: str, progress: Progress) -> Copied:
     """Copies a buffer as it is now; what the destination has of it already is used again.
 
     Args:
         source: the buffer.
         place: the destination.
-        before: what the manifest has of this very buffer.
         name: what it is called.
         progress: told of each part.
 
@@ -69,8 +69,7 @@ def copy_buffer(
     for _ in range(_ATTEMPTS):
         cut = source.cut()
         writing = _Writing(source, place, folder, sizes, progress)
-        kept = _parts_to_keep(source, cut, before, sizes)
-        copier = _FrameCopier(source, cut, kept, writing)
+        copier = _FrameCopier(source, cut, _whole_parts(source, sizes), writing)
         wanted = list(ranges(source.spec, cut.live.start, cut.live.end))
         nbytes = sum(part_layout(source.spec, end - first).nbytes for first, end in wanted)
         progress.begin(f"buffer {name}", len(wanted), nbytes)
@@ -79,8 +78,8 @@ def copy_buffer(
             records = _write_records(cut, writing)
             oldest = max(parts[0].first, cut.live.start) if parts else cut.live.start
             entry = BufferEntry(
-                *(source.buffer_id, source.spec, cut.life, oldest, cut.live.end, cut.episodes),
-                *(cut.synced, tuple(parts), records),
+                *(source.buffer_id, source.spec, oldest, cut.live.end, cut.episodes),
+                *(tuple(parts), records),
             )
             overwritten = oldest - cut.live.start
             return Copied(entry, overwritten, writing.parts, writing.nbytes)
@@ -90,23 +89,14 @@ def copy_buffer(
     )
 
 
-def _parts_to_keep(
-    source: Source, cut: Cut, before: BufferEntry | None, sizes: dict[str, int]
-) -> dict[int, Part]:
-    """Returns the parts at the destination that hold the buffer's frames, by where they end.
-
-    Of several that end together, the one that begins first. See invariant 4 of the package.
-    """
-    listed = {name: part for name in sizes if (part := Part.parse(name))}
-    known = {part.name for part in before.parts} if before else set()
-    kept: dict[int, Part] = {}
-    for name, part in listed.items():
-        synced = before is not None and name in known and part.end <= before.synced
-        whole = sizes[name] == part.nbytes(source.spec)
-        if whole and (synced or part.life == cut.life):
-            other = kept.get(part.end)
-            kept[part.end] = part if other is None or part.first < other.first else other
-    return kept
+def _whole_parts(source: Source, sizes: dict[str, int]) -> dict[int, list[Part]]:
+    """Returns the parts that are there and have their size, by where they end."""
+    found: dict[int, list[Part]] = {}
+    for name, size in sizes.items():
+        part = Part.parse(name)
+        if part and size == part.nbytes(source.spec):
+            found.setdefault(part.end, []).append(part)
+    return found
 
 
 def _write_records(cut: Cut, writing: _Writing) -> RecordsFile:
@@ -139,12 +129,13 @@ class _Writing:
 class _FrameCopier:
     """Copies the frames of one cut."""
 
-    def __init__(self, source: Source, cut: Cut, kept: dict[int, Part], writing: _Writing) -> None:
+    def __init__(
+        self, source: Source, cut: Cut, there: dict[int, list[Part]], writing: _Writing
+    ) -> None:
         self._source = source
         self._spec = source.spec
-        self._life = cut.life
         self._oldest = cut.live.start
-        self._kept = kept
+        self._there = there
         self._writing = writing
         frames = min(frames_per_part(self._spec), max(len(cut.live), 1))
         self._body = aligned_empty(part_layout(self._spec, frames).nbytes)
@@ -173,11 +164,11 @@ class _FrameCopier:
 
     def _part(self, first: int, end: int) -> Part | None:
         """Returns the part of these frames, or of the newest of them that are whole, if any."""
-        part = self._kept.get(end)
-        if not (part and (part.first == first or part.first < first == self._oldest)):
+        part = next((one for one in self._there.get(end, ()) if self._fits(one, first)), None)
+        if part is None:
             part = self._copy(first, end)
             if part:
-                self._kept[end] = part
+                self._there.setdefault(end, []).append(part)
         if part:
             self._writing.progress.advance(part.nbytes(self._spec))
         return part
@@ -194,8 +185,24 @@ class _FrameCopier:
             pack = Pack(part_layout(self._spec, end - whole))
             for name, array in pack.arrays.items():
                 array[...] = arrays[name][whole - first :]
-            body = pack.body
-        part = Part(whole, end, self._life, checksum_of(body.data))
+            body, arrays, first = pack.body, pack.arrays, whole
+        part = Part(first, end, self._tail(arrays, end - first), checksum_of(body.data))
         self._writing.write(part.name, body.data)
         self._writing.parts += 1
         return part
+
+    def _fits(self, part: Part, first: int) -> bool:
+        """Whether a part that is there has the frames from `first` on, as the buffer has them."""
+        if part.first != first and not part.first < first == self._oldest:
+            return False
+        frames = tail_frames(self._spec, part.end - part.first)
+        tail = Pack(part_layout(self._spec, frames))
+        start = part.end - frames
+        return self._source.read(start, tail.arrays) == start and tail_of(tail) == part.tail
+
+    def _tail(self, arrays: Mapping[str, Array], frames: int) -> str:
+        count = tail_frames(self._spec, frames)
+        tail = Pack(part_layout(self._spec, count))
+        for name, array in tail.arrays.items():
+            array[...] = arrays[name][-count:]
+        return tail_of(tail)

@@ -50,22 +50,18 @@ class BufferEntry:
     Attributes:
         buffer_id: of the buffer that was copied.
         spec: what it holds.
-        life: in which life of the machine the cut was made.
         oldest: `index` of the oldest frame; the first part may begin before it.
         head: `index` that the next frame gets.
         episodes: number that the next episode gets.
-        synced: frames below this `index` were on the server's disk.
         parts: the frames, in order and without gaps.
         records: who stored which episode.
     """
 
     buffer_id: str
     spec: BufferSpec
-    life: str
     oldest: int
     head: int
     episodes: int
-    synced: int
     parts: tuple[Part, ...]
     records: RecordsFile
 
@@ -94,11 +90,9 @@ class BufferEntry:
         """Returns it as it stands in the manifest."""
         return {
             "buffer": layout.meta_document(self.buffer_id, self.spec),
-            "life": self.life,
             "oldest_index": self.oldest,
             "next_index": self.head,
             "next_episode_index": self.episodes,
-            "synced_index": self.synced,
             "parts": [part.name for part in self.parts],
             "records": [self.records.log, self.records.writers, self.records.checksum],
         }
@@ -111,11 +105,9 @@ class BufferEntry:
         entry = cls(
             buffer_id=buffer_id,
             spec=spec,
-            life=str(document["life"]),
             oldest=int(document["oldest_index"]),
             head=int(document["next_index"]),
             episodes=int(document["next_episode_index"]),
-            synced=int(document["synced_index"]),
             parts=parts,
             records=RecordsFile(*document["records"]),
         )

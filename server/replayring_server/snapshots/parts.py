@@ -14,15 +14,18 @@ from dataclasses import dataclass
 import xxhash
 
 from replayring_proto.layout import stored_columns
-from replayring_proto.pack import PackLayout, TensorSpec
+from replayring_proto.pack import Pack, PackLayout, TensorSpec
 from replayring_proto.spec import BufferSpec
 
 PART_BYTES = 32 << 20
 """About the size of a part: large enough to be cheap in an object store, small enough to be copied
 before writers overwrite it, and to be copied again where the newest part grew."""
 
-_NAME = re.compile(r"(\d{12,})-(\d{12,})-([0-9a-f]{8})-([0-9a-f]{32})")
-_LIFE_DIGITS = 8
+TAIL_BYTES = 1 << 20
+TAIL_FRAMES = 64
+"""A part is recognised by its last frames: about so many bytes of them, at most so many."""
+
+_NAME = re.compile(r"(\d{12,})-(\d{12,})-([0-9a-f]{16})-([0-9a-f]{32})")
 
 
 @dataclass(frozen=True)
@@ -32,19 +35,19 @@ class Part:
     Attributes:
         first: `index` of its first frame.
         end: `index` after its last one.
-        life: in which life of the machine it was copied; see `life_of`.
+        tail: hash of its last frames, of which there are `tail_frames`.
         checksum: of its bytes.
     """
 
     first: int
     end: int
-    life: str
+    tail: str
     checksum: str
 
     @property
     def name(self) -> str:
         """The name of its file."""
-        return f"{self.first:012d}-{self.end:012d}-{self.life}-{self.checksum}"
+        return f"{self.first:012d}-{self.end:012d}-{self.tail}-{self.checksum}"
 
     @classmethod
     def parse(cls, name: str) -> Part | None:
@@ -67,8 +70,12 @@ def part_layout(spec: BufferSpec, frames: int) -> PackLayout:
 
 def frames_per_part(spec: BufferSpec) -> int:
     """Returns how many frames a whole part has: about `PART_BYTES` of them, and at least one."""
-    frame_bytes = sum(column.frame_bytes for column in stored_columns(spec).values())
-    return max(1, PART_BYTES // frame_bytes)
+    return max(1, PART_BYTES // _frame_bytes(spec))
+
+
+def tail_frames(spec: BufferSpec, frames: int) -> int:
+    """Returns how many of the frames of a part are its tail."""
+    return max(1, min(TAIL_FRAMES, TAIL_BYTES // _frame_bytes(spec), frames))
 
 
 def ranges(spec: BufferSpec, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -80,11 +87,15 @@ def ranges(spec: BufferSpec, start: int, end: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def life_of(boot_id: bytes) -> str:
-    """Returns what stands for one life of the machine in names."""
-    return boot_id.hex()[:_LIFE_DIGITS]
-
-
 def checksum_of(content: bytes | memoryview) -> str:
     """Returns the hash of a file's content by which it is named: XXH3-128, in hexadecimal."""
     return xxhash.xxh3_128_hexdigest(content)
+
+
+def tail_of(pack: Pack) -> str:
+    """Returns the hash of a part's last frames: XXH3-64, in hexadecimal."""
+    return xxhash.xxh3_64_hexdigest(pack.body.data)
+
+
+def _frame_bytes(spec: BufferSpec) -> int:
+    return sum(column.frame_bytes for column in stored_columns(spec).values())

@@ -17,11 +17,9 @@ from replayring_proto.errors import OvertakenError, StorageError
 from replayring_proto.ring import Counters, Live
 from replayring_proto.spec import EPISODE_INDEX
 from replayring_server.engine import files
-from replayring_server.engine.cursor import read_slots
 from replayring_server.engine.records import Record
 from replayring_server.inspection.frames import open_column
 from replayring_server.inspection.standing import Standing, read_ends
-from replayring_server.snapshots.parts import life_of
 
 Array = npt.NDArray[Any]
 
@@ -35,16 +33,12 @@ class Cut:
     Attributes:
         live: the live frames.
         episodes: number that the next episode gets.
-        synced: frames below this `index` survive a power loss.
-        life: in which life of the machine this was; see `parts.life_of`.
         log: the records in the log, of shape (n,), by episode.
         writers: the last record of each writer, of shape (m,), by episode.
     """
 
     live: Live
     episodes: int
-    synced: int
-    life: str
     log: Array
     writers: Array
 
@@ -93,7 +87,6 @@ class Source:
         """
         places = len(self._log) // layout.EPISODE_RECORD.itemsize
         for _ in range(_ATTEMPTS):
-            life = life_of(layout.boot_id_of(self._page).tobytes())
             before = self._ends()[1]
             writers = self._writers.copy()
             standing, last = self._ends()
@@ -103,8 +96,6 @@ class Source:
                 return Cut(
                     standing.live,
                     last + 1,
-                    self._synced(),
-                    life,
                     _encoded(records),
                     _encoded(_last_ones([*_records(writers, last + 1), *records])),
                 )
@@ -125,13 +116,6 @@ class Source:
         if layout.boot_id_of(self._page).tobytes() != layout.machine_boot_id():
             return first
         return max(first, Counters(self._page).intent - self._rows)
-
-    def _synced(self) -> int:
-        """Returns below which `index` frames are on the disk for sure.
-
-        The newer slot may not be there yet, but the older one was before that was written.
-        """
-        return min(slot.head for slot in read_slots(self._page) if slot)
 
     def _ends(self) -> tuple[Standing, int]:
         """Returns where the ring stands, and the number of the last episode."""

@@ -181,10 +181,13 @@ class _Taking:
             if before and before.buffer_id != source.buffer_id:
                 self._refuse("the destination has another buffer of that name")
                 before = None
-            copied = copy_buffer(source, self._place, before, name, self._progress)
+            copied = copy_buffer(source, self._place, name, self._progress)
         entry = copied.entry
-        if before and before.life == entry.life and before.head > entry.head:
-            self._refuse("the destination has newer frames of it: older files were put back")
+        if before and before.head > entry.head:
+            self._refuse(
+                f"the destination has {before.head - entry.head:,} newer frames of it, which a "
+                "power loss took from it, or someone who put older files back"
+            )
         self._write(buffers={**self._manifest.buffers, name: entry})
         self._taken.buffers.append(
             TakenBuffer(
