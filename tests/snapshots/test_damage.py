@@ -20,7 +20,7 @@ from replayring_proto.errors import (
     StorageError,
 )
 from replayring_proto.pack import Pack
-from replayring_server.engine import Store
+from replayring_server.engine import Origin, Store
 from replayring_server.snapshots import restore, snapshot
 from tests.engine.folders import fingerprint
 from tests.inspection.spoiling import flip
@@ -148,7 +148,7 @@ def test_every_byte_counts(store: Store, tmp_path: Path) -> None:
     """Of every file of a small snapshot, each byte in turn is changed."""
     to = tmp_path / "small"
     buffer, _ = store.create("small", replace(SPEC, capacity=2))
-    fill(buffer, 1, 1)
+    buffer.append(episode(1, 2), Origin("w", 1))
     snapshot(store.data_dir, str(to), buffers=["small"])
     tried = 0
     for path in sorted(path for path in to.rglob("*") if path.is_file() and path.name != "lock"):

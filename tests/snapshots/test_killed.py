@@ -63,10 +63,9 @@ def state(data_dir: Path) -> dict[str, Moment | int]:
 
 
 def restored(to: Path, folder: Path) -> dict[str, Moment | int]:
+    shutil.rmtree(folder, ignore_errors=True)
     restore(str(to), folder)
-    found = state(folder)
-    shutil.rmtree(folder)
-    return found
+    return state(folder)
 
 
 def deaths(mortals: Mortals, folder: Path, deed: Deed) -> list[int]:
@@ -82,8 +81,10 @@ def test_a_snapshot_killed_at_any_step_leaves_the_one_before_and_goes_on(
     memory_path: Path, mortals: Mortals
 ) -> None:
     data, to, back = (memory_path / name for name in ("data", "to", "back"))
-    mortals.live(data, RING)
+    data.mkdir()
+    assert not mortals.live(data, RING).error
     first = memory_path / "first"
+    first.mkdir()
     mortals.live(first, [["snapshot", str(data)]])
     before = restored(first, back)
     mortals.live(data, MORE)
@@ -111,13 +112,19 @@ def test_a_restoration_killed_at_any_step_is_finished_by_the_next(
     memory_path: Path, mortals: Mortals
 ) -> None:
     data, to, back = (memory_path / name for name in ("data", "to", "back"))
-    mortals.live(data, RING)
+    data.mkdir()
+    assert not mortals.live(data, RING).error
+    to.mkdir()
+    back.mkdir()
     mortals.live(to, [["snapshot", str(data)]])
     whole = restored(to, back)
+    shutil.rmtree(back)
+    back.mkdir()
     steps = deaths(mortals, back, ["restore", str(to)])
     halves = 0
     for step in steps:
         shutil.rmtree(back)
+        back.mkdir()
         mortals.live(back, [["restore", str(to)]], die_at=step)
         shutil.copytree(back, memory_path / "left")
         halves += bool(list(back.glob(".creating-*")))

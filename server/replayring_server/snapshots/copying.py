@@ -66,14 +66,15 @@ def copy_buffer(source: Source, place: Place, name: str, progress: Progress) -> 
     """
     folder = f"{BUFFERS}/{source.buffer_id}"
     sizes = place.sizes(folder)
-    for _ in range(_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
         cut = source.cut()
-        writing = _Writing(source, place, folder, sizes, progress)
-        copier = _FrameCopier(source, cut, _whole_parts(source, sizes), writing)
+        writing = _Writing(place, folder, sizes)
+        copier = _FrameCopier(source, cut, _whole_parts(source, sizes), writing, progress)
         wanted = list(ranges(source.spec, cut.live.start, cut.live.end))
         nbytes = sum(part_layout(source.spec, end - first).nbytes for first, end in wanted)
         progress.begin(f"buffer {name}", len(wanted), nbytes)
-        parts = copier.copy(wanted)
+        copier.keep(wanted)
+        parts = copier.backwards(wanted) if attempt else copier.copy(wanted)
         if parts or not wanted:
             records = _write_records(cut, writing)
             oldest = max(parts[0].first, cut.live.start) if parts else cut.live.start
@@ -100,8 +101,9 @@ def _whole_parts(source: Source, sizes: dict[str, int]) -> dict[int, list[Part]]
 
 
 def _write_records(cut: Cut, writing: _Writing) -> RecordsFile:
-    content = np.concatenate([cut.log, cut.writers]).view(np.uint8)
-    file = RecordsFile(len(cut.log), len(cut.writers), checksum_of(content.data))
+    log, writers = cut.records()
+    content = np.concatenate([log, writers]).view(np.uint8)
+    file = RecordsFile(len(log), len(writers), checksum_of(content.data))
     writing.write(file.name, content.data)
     return file
 
@@ -109,15 +111,12 @@ def _write_records(cut: Cut, writing: _Writing) -> RecordsFile:
 class _Writing:
     """Writes files of one buffer that are not there yet, and counts them."""
 
-    def __init__(
-        self, source: Source, place: Place, folder: str, sizes: dict[str, int], progress: Progress
-    ) -> None:
+    def __init__(self, place: Place, folder: str, sizes: dict[str, int]) -> None:
         self.parts = 0
         self.nbytes = 0
         self._place = place
         self._folder = folder
         self._sizes = sizes
-        self.progress = progress
 
     def write(self, name: str, content: memoryview) -> None:
         if self._sizes.get(name) != len(content):
@@ -130,15 +129,29 @@ class _FrameCopier:
     """Copies the frames of one cut."""
 
     def __init__(
-        self, source: Source, cut: Cut, there: dict[int, list[Part]], writing: _Writing
+        self,
+        source: Source,
+        cut: Cut,
+        there: dict[int, list[Part]],
+        writing: _Writing,
+        progress: Progress,
     ) -> None:
         self._source = source
         self._spec = source.spec
         self._oldest = cut.live.start
         self._there = there
+        self._kept: dict[int, Part] = {}
         self._writing = writing
+        self._progress = progress
         frames = min(frames_per_part(self._spec), max(len(cut.live), 1))
         self._body = aligned_empty(part_layout(self._spec, frames).nbytes)
+
+    def keep(self, wanted: list[tuple[int, int]]) -> None:
+        """Finds the parts for these ranges that are there, while the frames are there as well."""
+        for first, end in wanted:
+            fitting = (one for one in self._there.get(end, ()) if self._fits(one, first))
+            if part := next(fitting, None):
+                self._kept[end] = part
 
     def copy(self, wanted: list[tuple[int, int]]) -> list[Part]:
         """Returns the parts for these ranges, or for the newest of them, without gaps."""
@@ -146,13 +159,17 @@ class _FrameCopier:
         for at, (first, end) in enumerate(wanted):
             part = self._part(first, end)
             if part is None or part.first > first:
-                newest = self._backwards(wanted[at + 1 :])
+                newest = self.backwards(wanted[at + 1 :])
                 reached = newest[0].first if newest else wanted[-1][1]
                 return [part, *newest] if part and part.end == reached else newest
             parts.append(part)
         return parts
 
-    def _backwards(self, wanted: list[tuple[int, int]]) -> list[Part]:
+    def backwards(self, wanted: list[tuple[int, int]]) -> list[Part]:
+        """Returns the parts for the newest of these ranges, without gaps, the newest copied first.
+
+        It is all that is tried of a ring that has been overwritten as a whole before.
+        """
         parts: list[Part] = []
         for first, end in reversed(wanted):
             part = self._part(first, end)
@@ -164,13 +181,10 @@ class _FrameCopier:
 
     def _part(self, first: int, end: int) -> Part | None:
         """Returns the part of these frames, or of the newest of them that are whole, if any."""
-        part = next((one for one in self._there.get(end, ()) if self._fits(one, first)), None)
-        if part is None:
-            part = self._copy(first, end)
-            if part:
-                self._there.setdefault(end, []).append(part)
+        part = self._kept.get(end) or self._copy(first, end)
         if part:
-            self._writing.progress.advance(part.nbytes(self._spec))
+            self._kept[end] = part
+            self._progress.advance(part.nbytes(self._spec))
         return part
 
     def _copy(self, first: int, end: int) -> Part | None:

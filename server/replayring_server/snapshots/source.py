@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,14 +33,23 @@ class Cut:
     Attributes:
         live: the live frames.
         episodes: number that the next episode gets.
-        log: the records in the log, of shape (n,), by episode.
-        writers: the last record of each writer, of shape (m,), by episode.
     """
 
     live: Live
     episodes: int
-    log: Array
-    writers: Array
+    _log: npt.NDArray[np.uint8]
+    _writers: npt.NDArray[np.uint8]
+
+    def records(self) -> tuple[Array, Array]:
+        """Returns the records in the log, and the last one of each writer: each by episode.
+
+        Takes long enough for a small ring to turn: to be asked when the frames are copied.
+        """
+        log = _records(self._log, self.episodes)
+        last = {one.origin.writer_id: one for one in log}
+        for one in _records(self._writers, self.episodes):
+            last.setdefault(one.origin.writer_id, one)
+        return _encoded(log), _encoded(last.values())
 
 
 class Source:
@@ -92,13 +101,7 @@ class Source:
             standing, last = self._ends()
             log = self._log.copy()
             if self._ends()[1] - before < places // 2:
-                records = _records(log, last + 1)
-                return Cut(
-                    standing.live,
-                    last + 1,
-                    _encoded(records),
-                    _encoded(_last_ones([*_records(writers, last + 1), *records])),
-                )
+                return Cut(standing.live, last + 1, log, writers)
         raise OvertakenError("writers overtook every attempt to read who they are; try again")
 
     def read(self, first: int, arrays: Mapping[str, Array]) -> int:
@@ -142,16 +145,9 @@ def _records(content: npt.NDArray[np.uint8], next_episode: int) -> list[Record]:
     return sorted(published, key=lambda record: record.episode_index)
 
 
-def _last_ones(records: list[Record]) -> list[Record]:
-    """Returns the last record of each writer, by episode."""
-    last: dict[str, Record] = {}
-    for record in sorted(records, key=lambda record: record.episode_index):
-        last[record.origin.writer_id] = record
-    return sorted(last.values(), key=lambda record: record.episode_index)
-
-
-def _encoded(records: list[Record]) -> Array:
-    encoded = np.zeros(len(records), layout.EPISODE_RECORD)
-    for place, record in enumerate(records):
+def _encoded(records: Iterable[Record]) -> Array:
+    by_episode = sorted(records, key=lambda record: record.episode_index)
+    encoded = np.zeros(len(by_episode), layout.EPISODE_RECORD)
+    for place, record in enumerate(by_episode):
         encoded[place] = record.encode()
     return encoded

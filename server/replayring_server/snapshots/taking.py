@@ -141,6 +141,7 @@ class _Taking:
         self._replace = replace
         self._progress = progress
         self._taken = Taken(str(place))
+        self._written = False
         self._manifest = self._before()
 
     def run(self, buffers: Sequence[str] | None, prune: bool) -> Taken:
@@ -156,13 +157,16 @@ class _Taking:
             for path in paths:
                 self._attempt(f"parameters {path.name}", self._take_parameters, path)
             self._let_go(found, [path.name for path in paths])
+        self._write()
         if prune:
             self._prune()
         return self._taken
 
     def _before(self) -> Manifest:
         try:
-            return read_manifest(self._place) or Manifest()
+            found = read_manifest(self._place)
+            self._written = found is not None
+            return found or Manifest()
         except StorageError as error:
             if self._replace:
                 return Manifest()
@@ -226,8 +230,8 @@ class _Taking:
 
     def _write(self, **changes: Any) -> None:
         changed = replace(self._manifest, **changes)
-        if changed != self._manifest:
-            self._manifest = changed
+        if changed != self._manifest or not self._written:
+            self._manifest, self._written = changed, True
             self._place.write(manifests.NAME, changed.encode())
 
     def _prune(self) -> None:
