@@ -30,8 +30,8 @@ Invariants, each held by tests/snapshots:
    from there on two buffers of one id could hold different frames of one `index`: same-host
    readers, and snapshots, tell buffers apart by their id. buffer.json names the snapshot that it
    was made of (`restored_from`), so that restoring again goes on where it was interrupted.
-7. Memory is bounded by one part, which has `parts.PART_BYTES` unless a single frame has more, and
-   by one set of parameters.
+7. Memory is bounded by two parts, and a copy of each for a URL, and by one set of parameters. A
+   part has `parts.PART_BYTES`, unless a single frame has more.
 
 One snapshot at a time goes to a destination; a folder is locked for that, a URL cannot be.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -237,11 +238,23 @@ class _Restoring:
 def _fill(place: Place, entry: BufferEntry, progress: Progress, folder: Path) -> Checkpoint:
     """Writes a snapshot's frames and records to a new buffer's files."""
     with _Columns(folder, entry) as columns:
-        for part in entry.parts:
-            columns.write(max(part.first, entry.oldest), _read_part(place, entry, part))
+        for part, arrays in _read_ahead(place, entry):
+            columns.write(max(part.first, entry.oldest), arrays)
             progress.advance(part.nbytes(entry.spec))
     _fill_records(place, entry, folder)
     return Checkpoint(0, entry.head, entry.oldest, entry.episodes, entry.head)
+
+
+def _read_ahead(place: Place, entry: BufferEntry) -> Iterator[tuple[Part, dict[str, Array]]]:
+    """Yields the parts and their columns; while one is written, the next is read and checked."""
+    coming: tuple[Part, Future[dict[str, Array]]] | None = None
+    with ThreadPoolExecutor(1, "replayring-restore") as reader:
+        for part in entry.parts:
+            current, coming = coming, (part, reader.submit(_read_part, place, entry, part))
+            if current:
+                yield current[0], current[1].result()
+        if coming:
+            yield coming[0], coming[1].result()
 
 
 def _read_part(place: Place, entry: BufferEntry, part: Part) -> dict[str, Array]:

@@ -45,11 +45,10 @@ class Cut:
 
         Takes long enough for a small ring to turn: to be asked when the frames are copied.
         """
-        log = _records(self._log, self.episodes)
-        last = {one.origin.writer_id: one for one in log}
-        for one in _records(self._writers, self.episodes):
-            last.setdefault(one.origin.writer_id, one)
-        return _encoded(log), _encoded(last.values())
+        log = _published(self._log, self.episodes)
+        known = _by_episode([*_published(self._writers, self.episodes), *log])
+        last = {record.origin.writer_id: record for record in known}
+        return _encoded(log), _encoded(_by_episode(last.values()))
 
 
 class Source:
@@ -137,17 +136,19 @@ class Source:
         self._closing.close()
 
 
-def _records(content: npt.NDArray[np.uint8], next_episode: int) -> list[Record]:
-    """Returns the whole records of published episodes, by episode. One that is torn is newer."""
+def _published(content: npt.NDArray[np.uint8], next_episode: int) -> list[Record]:
+    """Returns the whole records of published episodes. One that is torn is newer."""
     encoded = content.view(layout.EPISODE_RECORD)
     found = (Record.decode(encoded[slot]) for slot in np.flatnonzero(encoded["num_frames"]))
-    published = [one for one in found if one and one.episode_index < next_episode]
-    return sorted(published, key=lambda record: record.episode_index)
+    return _by_episode(one for one in found if one and one.episode_index < next_episode)
 
 
-def _encoded(records: Iterable[Record]) -> Array:
-    by_episode = sorted(records, key=lambda record: record.episode_index)
-    encoded = np.zeros(len(by_episode), layout.EPISODE_RECORD)
-    for place, record in enumerate(by_episode):
+def _by_episode(records: Iterable[Record]) -> list[Record]:
+    return sorted(records, key=lambda record: record.episode_index)
+
+
+def _encoded(records: list[Record]) -> Array:
+    encoded = np.zeros(len(records), layout.EPISODE_RECORD)
+    for place, record in enumerate(records):
         encoded[place] = record.encode()
     return encoded
