@@ -31,6 +31,8 @@ from replayring_proto.query import SampleQuery, View, Window
 from replayring_proto.spec import EPISODE_INDEX, FRAME_INDEX, INDEX, PRESET_NAMES, TIMESTAMP
 from replayring_proto.spec import BufferSpec as BufferSpec
 
+ROUNDING_S = 1e-6  # by how much a time that is meant may miss, since 0.1 + 0.2 is not 0.3
+
 Frame = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 
@@ -287,8 +289,8 @@ def frame_at_time(
         raise ToleranceError(f"nothing within {tolerance_s} s of {query} s inside the episode")
     nearest_time = times[distances.index(min(distances))]  # the earlier one when two are as near
     twins = [f for f, time in zip(episode, times, strict=True) if time == nearest_time]
-    if query > nearest_time:
+    if query > nearest_time + ROUNDING_S:
         return twins[-1], is_pad
-    if query < nearest_time:
+    if query < nearest_time - ROUNDING_S:
         return twins[0], is_pad
     return min(twins, key=lambda twin: abs(int(twin[INDEX]) - int(frame[INDEX]))), is_pad

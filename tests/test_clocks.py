@@ -34,6 +34,7 @@ ATTRIBUTES = re.compile(r"st_[amc]time(_ns)?|time_remaining")
 ALLOWED = {
     "proto/replayring_proto/tls.py": "whether a certificate's file is another one than "
     "before: only ever compared for equality, beside its inode and size",
+    "server/replayring_server/logs.py": "how logging writes the stamps of log lines, in UTC",
     "server/replayring_server/inspection/directory.py": "whether a server came and went while a "
     "directory was verified: only ever compared for equality",
 }

@@ -133,6 +133,22 @@ def episode_messages(
     return pack_messages(replay_pb2.AddEpisodesRequest, arrays, chunk, sequence=sequence)
 
 
+def shared_message(
+    first: int, *episodes: Arrays, start: replay_pb2.AddEpisodesStart | None = None
+) -> replay_pb2.AddEpisodesRequest:
+    """Returns one message with whole episodes, numbered from `first`."""
+    wholes = [
+        replay_pb2.WholeEpisode(pack=header_of(arrays), data=body_of(arrays), sequence=number)
+        for number, arrays in enumerate(episodes, first)
+    ]
+    return replay_pb2.AddEpisodesRequest(start=start, episodes=wholes)
+
+
+def acknowledgements(reply: bytes) -> list[replay_pb2.Acknowledgement]:
+    """Returns what a reply of AddEpisodes acknowledges."""
+    return list(replay_pb2.AddEpisodesResponse.FromString(reply).acknowledgements)
+
+
 def start_message(buffer: str, writer_id: str = "writer") -> replay_pb2.AddEpisodesRequest:
     """Returns the message that begins an AddEpisodes call."""
     start = replay_pb2.AddEpisodesStart(buffer=buffer, writer_id=writer_id)
@@ -304,13 +320,13 @@ class Wire:
 
     def add(
         self, buffer: str, *episodes: Arrays, writer_id: str = "writer", sequence: int = 1
-    ) -> list[replay_pb2.AddEpisodesResponse]:
+    ) -> list[replay_pb2.Acknowledgement]:
         """Adds episodes, numbered from `sequence`, in one call; returns the acknowledgements."""
         messages = [start_message(buffer, writer_id)]
         for number, arrays in enumerate(episodes, sequence):
             messages += episode_messages(number, arrays)
         replies = self.call("AddEpisodes", *messages)
-        return [replay_pb2.AddEpisodesResponse.FromString(reply) for reply in replies]
+        return [one for reply in replies for one in acknowledgements(reply)]
 
     def get(self, buffer: str, positions: Sequence[int] = (), **fields: Any) -> dict[str, Any]:
         """Fetches frames."""

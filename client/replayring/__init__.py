@@ -43,6 +43,7 @@ from replayring_proto.errors import (
     UnauthenticatedError,
 )
 from replayring_proto.messages import BufferInfo
+from replayring_proto.server_status import ServerStatus
 from replayring_proto.tls import TLS
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ __all__ = [
     "SampleStream",
     "SequenceReusedError",
     "ServerError",
+    "ServerStatus",
     "ServerUnavailableError",
     "StorageError",
     "TLSError",

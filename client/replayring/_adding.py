@@ -7,7 +7,6 @@ of its own.
 
 from __future__ import annotations
 
-import os
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,13 +22,18 @@ from replayring_proto.errors import (
     ReplayRingError,
     ServerUnavailableError,
 )
-from replayring_proto.framing import encode_pack
-from replayring_proto.limits import CHUNK_BYTES
+from replayring_proto.framing import encode_nested, encode_pack, encode_whole
+from replayring_proto.limits import CHUNK_BYTES, MAX_EPISODES_PER_MESSAGE
 from replayring_proto.messages import parse
 from replayring_proto.pack import Pack
 from replayring_proto.v1 import replay_pb2
 
 METHOD = "AddEpisodes"
+
+GROUP_BYTES = CHUNK_BYTES
+"""Small episodes that are ready at the same time share messages of about this size."""
+
+_SMALL_BYTES = GROUP_BYTES // 8  # below this, a message costs more than what it carries
 
 
 @dataclass(frozen=True)
@@ -80,30 +84,65 @@ def new_writer_id() -> str:
     return uuid.uuid4().hex
 
 
-def messages(buffer: str, writer_id: str, episodes: Iterable[Outgoing]) -> Iterator[bytes]:
-    """Yields the messages of one call, a chunk at a time."""
+def messages(buffer: str, writer_id: str, groups: Iterable[Sequence[Outgoing]]) -> Iterator[bytes]:
+    """Yields the messages of one call, a chunk at a time.
+
+    Args:
+        buffer: where the episodes go.
+        writer_id: whose they are.
+        groups: episodes in order; those of one group may share messages.
+    """
     start = replay_pb2.AddEpisodesStart(buffer=buffer, writer_id=writer_id)
     fields = replay_pb2.AddEpisodesRequest(start=start)
+    for episodes in groups:
+        for together in _shared(episodes):
+            if len(together) > 1:
+                yield encode_nested(map(_whole, together), fields.SerializeToString())
+            else:
+                fields.sequence = together[0].sequence
+                yield from encode_pack(together[0].packed(), fields.SerializeToString())
+            fields.Clear()
+
+
+def _shared(episodes: Iterable[Outgoing]) -> Iterator[list[Outgoing]]:
+    """Yields runs of episodes that fit one message, and others alone."""
+    together: list[Outgoing] = []
+    room = GROUP_BYTES
     for episode in episodes:
-        fields.sequence = episode.sequence
-        yield from encode_pack(episode.packed(), fields.SerializeToString())
-        fields.ClearField("start")
+        small = episode.nbytes <= _SMALL_BYTES
+        if together and not (small and episode.nbytes <= room):
+            yield together
+            together, room = [], GROUP_BYTES
+        together.append(episode)
+        room -= episode.nbytes
+        if not small or len(together) == MAX_EPISODES_PER_MESSAGE:
+            room = 0
+    if together:
+        yield together
 
 
-def acknowledgement(encoded: bytes, due: int | None) -> Acknowledgement:
-    """Returns what the server acknowledges, which must be the sequence that is `due`.
+def _whole(episode: Outgoing) -> bytes:
+    fields = replay_pb2.WholeEpisode(sequence=episode.sequence)
+    return encode_whole(episode.packed(), fields.SerializeToString())
+
+
+def acknowledgements(encoded: bytes, due: Sequence[int]) -> list[Acknowledgement]:
+    """Returns what the server acknowledges, which must be the first of the sequences in `due`.
 
     Raises:
-        MalformedMessageError: it is another one, or the bytes are no such message.
+        MalformedMessageError: it is something else, or the bytes are no such message.
     """
     reply = parse(replay_pb2.AddEpisodesResponse, encoded)
-    if reply.sequence != due:
+    acknowledged = [
+        Acknowledgement(one.sequence, one.episode_index, one.index, one.num_frames, one.duplicate)
+        for one in reply.acknowledgements
+    ]
+    received = [one.sequence for one in acknowledged]
+    if not received or received != list(due[: len(received)]):
         raise MalformedMessageError(
-            f"the server acknowledged sequence {reply.sequence}, where {due or 'none'} was due"
+            f"the server acknowledged sequences {received}, where {list(due[:1])} was due"
         )
-    return Acknowledgement(
-        reply.sequence, reply.episode_index, reply.index, reply.num_frames, reply.duplicate
-    )
+    return acknowledged
 
 
 class Adder:
@@ -114,7 +153,6 @@ class Adder:
     """
 
     def __init__(self, caller: Caller, buffer: str) -> None:
-        self.process = os.getpid()
         self._caller = caller
         self._buffer = buffer
         self._writer_id = new_writer_id()
@@ -160,7 +198,7 @@ class Adder:
     ) -> None:
         def attempt(stub: Stub) -> None:
             missing = episodes[len(acknowledged) :]
-            requests = messages(self._buffer, self._writer_id, missing)
+            requests = messages(self._buffer, self._writer_id, [missing])
             seconds = patience.call_timeout()
             if len(missing) == 1 and missing[0].nbytes <= CHUNK_BYTES // 2:
                 begun = stub.fetch(METHOD, next(requests), seconds)
@@ -169,8 +207,9 @@ class Adder:
             with begun as call:
                 for encoded in call:
                     done = len(acknowledged)
-                    due = episodes[done].sequence if done < len(episodes) else None
-                    acknowledged.append(acknowledgement(encoded, due))
+                    next_ones = episodes[done : done + MAX_EPISODES_PER_MESSAGE]
+                    due = [episode.sequence for episode in next_ones]
+                    acknowledged.extend(acknowledgements(encoded, due))
                     patience.progress()
             if len(acknowledged) < len(episodes):
                 raise ServerUnavailableError("the server ended the call before its last episode")

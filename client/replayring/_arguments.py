@@ -66,6 +66,20 @@ def share(value: Any) -> float:
     return number
 
 
+def as_buffer(value: Any) -> Any:
+    """Returns the buffer that a caller gave to make a dataset of.
+
+    Raises:
+        InvalidRequestError: it is none: the client, say, or the buffer's name.
+    """
+    if not hasattr(value, "spec"):
+        raise InvalidRequestError(
+            f"buffer is {value!r:.60}; give what client.buffer(name) or client.create_buffer(...) "
+            "returns"
+        )
+    return value
+
+
 def address(value: Any) -> str:
     """Returns an address that a caller gave.
 

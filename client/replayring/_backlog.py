@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from itertools import islice
 from typing import TypeAlias
 
 from replayring._adding import Outgoing
@@ -56,9 +57,9 @@ class Backlog:
         """Returns all of them, in order."""
         return list(self._episodes)
 
-    def first(self) -> int | None:
-        """Returns the first one's sequence, or None."""
-        return self._episodes[0].sequence if self._episodes else None
+    def first(self, count: int = 1) -> list[int]:
+        """Returns the sequences of the first `count`, or of as many as there are."""
+        return [episode.sequence for episode in islice(self._episodes, count)]
 
     def sequences(self) -> list[int]:
         """Returns their sequences, in order."""

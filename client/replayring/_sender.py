@@ -19,7 +19,14 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
-from replayring._adding import METHOD, Acknowledgement, Outgoing, acknowledgement, messages
+from replayring._adding import (
+    GROUP_BYTES,
+    METHOD,
+    Acknowledgement,
+    Outgoing,
+    acknowledgements,
+    messages,
+)
 from replayring._background import Background
 from replayring._backlog import Backlog, Held, named
 from replayring._calls import Arrays, Caller
@@ -32,6 +39,7 @@ from replayring_proto.errors import (
     ReplayRingError,
     SequenceReusedError,
 )
+from replayring_proto.limits import MAX_EPISODES_PER_MESSAGE
 from replayring_proto.pack import Pack
 
 _LOGGER = logging.getLogger(__name__)
@@ -237,28 +245,31 @@ class Sender(Background):
             self._outbox = None
             outbox.put(None)
         unreadable, self._unreadable = self._unreadable, None
-        if unreadable and self._backlog.first() == unreadable[0]:
+        if unreadable and self._backlog.first() == [unreadable[0]]:
             raise unreadable[1]
 
-    def _loaded(self, episodes: Iterable[Held]) -> Iterator[Outgoing]:
+    def _loaded(self, groups: Iterable[list[Held]]) -> Iterator[list[Outgoing]]:
         """Yields episodes in memory, up to one whose file cannot be read."""
-        for episode in episodes:
-            if isinstance(episode, Spilled):
+        for group in groups:
+            loaded: list[Outgoing] = []
+            for episode in group:
                 try:
-                    pack = episode.packed()
+                    loaded.append(_in_memory(episode))
                 except DamagedError as error:
                     self._unreadable = episode.sequence, error
-                    return
-                yield Outgoing(episode.sequence, pack.arrays, pack)
-            else:
-                yield episode
+                    break
+            yield loaded
+            if len(loaded) < len(group):
+                return
 
     def _take(self, encoded: bytes) -> None:
         with self._lock:
-            self.last = acknowledgement(encoded, self._backlog.first())
-            self.acknowledged += 1
-            self._backlog.drop_first()
-            self._got_somewhere()
+            done = acknowledgements(encoded, self._backlog.first(MAX_EPISODES_PER_MESSAGE))
+            self.last = done[-1]
+            self.acknowledged += len(done)
+            for _ in done:
+                self._backlog.drop_first()
+            self._got_somewhere(len(done))
 
     def _give_up(self, failure: ReplayRingError) -> None:
         """Drops the episode that the server refused; all of them where their buffer is gone."""
@@ -279,13 +290,33 @@ class Sender(Background):
             self._errors.append(type(failure)(text))
 
 
-def _until_idle(outbox: queue.SimpleQueue[Held | None]) -> Iterator[Held]:
-    """Yields what is put, until that is None or nothing comes for a while."""
+def _in_memory(episode: Held) -> Outgoing:
+    """Returns an episode, read from its file if it lies in one.
+
+    Raises:
+        DamagedError: the file cannot be read.
+    """
+    if not isinstance(episode, Spilled):
+        return episode
+    pack = episode.packed()
+    return Outgoing(episode.sequence, pack.arrays, pack)
+
+
+def _until_idle(outbox: queue.SimpleQueue[Held | None]) -> Iterator[list[Held]]:
+    """Yields what was put, as much as is there, until None was put or nothing comes for a while."""
     while True:
         try:
             episode = outbox.get(timeout=_IDLE_SECONDS)
         except queue.Empty:
             return
+        group: list[Held] = []
+        nbytes = 0
+        while episode is not None:
+            group.append(episode)
+            nbytes += episode.nbytes
+            if nbytes >= GROUP_BYTES or outbox.empty():
+                break
+            episode = outbox.get()
+        yield group
         if episode is None:
             return
-        yield episode

@@ -43,7 +43,7 @@ class Steps:
             raise InvalidEpisodeError(
                 f"a step must be a mapping {{column: value}}, received {type(frame).__name__}"
             )
-        step = check_episode(self._spec, {key: _row(key, value) for key, value in frame.items()})
+        step = check_episode(self._spec, self._rows(frame))
         if self._count:
             self._check_goes_on(step)
         self._make_room(step)
@@ -58,6 +58,22 @@ class Steps:
     def clear(self) -> None:
         """Forgets all steps and keeps their memory for the next ones."""
         self._count = 0
+
+    def _rows(self, frame: Mapping[str, Any]) -> Arrays:
+        """Returns a step's values as columns of one frame, of the right shapes."""
+        rows = {}
+        for key, value in frame.items():
+            try:
+                array = as_array(value)
+            except (TypeError, ValueError) as error:  # tensors numpy has no dtype for, ragged ones
+                raise InvalidEpisodeError(f"column {key!r}: {error}") from None
+            column = self._spec.by_name.get(key)
+            if column is not None and array.shape != column.shape:
+                raise InvalidEpisodeError(
+                    f"the step's {key!r} has shape {array.shape}; it must be {column.shape}"
+                )
+            rows[key] = array[np.newaxis]
+        return rows
 
     def _check_goes_on(self, step: Arrays) -> None:
         if step.keys() != self._keys:
@@ -84,10 +100,3 @@ class Steps:
                 grown = np.empty((2 * len(column), *row.shape[1:]), row.dtype)
                 grown[: self._count] = column
                 self._columns[key] = grown
-
-
-def _row(key: str, value: Any) -> Any:
-    try:
-        return as_array(value)[np.newaxis]
-    except ValueError as error:  # ragged nested sequences
-        raise InvalidEpisodeError(f"column {key!r}: {error}") from None

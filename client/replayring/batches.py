@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from replayring._arguments import seconds, whole
+from replayring._arguments import as_buffer, seconds, whole
 from replayring.collation import Item, to_tensors
 from replayring.dataset import copied_offsets
 from replayring_proto.errors import ClosedError
@@ -101,9 +101,9 @@ class BatchDataset(IterableDataset[Item]):
         }
         self._drop_n_last_frames = whole(drop_n_last_frames, "drop_n_last_frames", 0)
         self.batch_size = whole(batch_size, "batch_size", 1)
-        view = View.of(**self._view)
-        SampleQuery(self.batch_size, view, self._drop_n_last_frames).check(buffer.spec)
-        self._min_frames = whole(min_frames, "min_frames", 1, buffer.spec.capacity)
+        view, spec = View.of(**self._view), as_buffer(buffer).spec
+        SampleQuery(self.batch_size, view, self._drop_n_last_frames).check(spec)
+        self._min_frames = whole(min_frames, "min_frames", 1, spec.capacity)
         self._in_flight = whole(in_flight, "in_flight", 1)
         self.num_batches = None if num_batches is None else whole(num_batches, "num_batches", 1)
         self._seed = None if seed is None else whole(seed, "seed", 0, (1 << 64) - 1)

@@ -18,7 +18,12 @@ from replayring._same_host import FileReads, FileStream, Place, find
 from replayring._sampling import SampleStream, Sampling, WireStream, sample
 from replayring.writer import DEFAULT_IN_FLIGHT_BYTES, DEFAULT_SPILL_BYTES, Writer
 from replayring_proto.episode import check_episode, split_episodes
-from replayring_proto.errors import FrameNotFoundError, InvalidRequestError, InvalidSpecError
+from replayring_proto.errors import (
+    FrameNotFoundError,
+    InvalidEpisodeError,
+    InvalidRequestError,
+    InvalidSpecError,
+)
 from replayring_proto.messages import BufferInfo, info_from_message, view_to_message
 from replayring_proto.query import Offsets, SampleQuery, View
 from replayring_proto.spec import BufferSpec
@@ -58,7 +63,7 @@ class Buffer:
         self._place = place
         self._reads: FileReads | None = None
         self._caller = client._caller
-        self._adder: Adder | None = None
+        self._adders: dict[int, Adder] = {}  # by process
 
     def __repr__(self) -> str:
         return f"<Buffer {self.name!r} at {self.client.address}>"
@@ -116,6 +121,10 @@ class Buffer:
             ReplayRingError: as for `add_episode`. Its attribute `acknowledged` lists the
                 acknowledgements of the episodes that were stored all the same.
         """
+        if isinstance(episodes, Mapping):
+            raise InvalidEpisodeError(
+                "add_episodes takes a list of episodes, received one; use add_episode for it"
+            )
         return self._add([check_episode(self.spec, episode) for episode in episodes], timeout)
 
     def add_data(
@@ -350,10 +359,11 @@ class Buffer:
         return self._reads
 
     def _add(self, episodes: Sequence[Arrays], timeout: float | None) -> list[Acknowledgement]:
-        adder = self._adder
-        if adder is None or adder.process != os.getpid():
-            # A fork copied the parent's identity and sequence, which are its own.
-            adder = self._adder = Adder(self._caller, self.name)
+        # A fork copies the parent's identity and sequence, which are its own.
+        process = os.getpid()
+        adder = self._adders.get(process)
+        if adder is None:  # of threads that come at once, one sets it for all
+            adder = self._adders.setdefault(process, Adder(self._caller, self.name))
         return adder.add(episodes, timeout)
 
     def _sampling(

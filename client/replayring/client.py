@@ -17,6 +17,7 @@ from replayring.buffer import Buffer
 from replayring.parameters import Parameters
 from replayring_proto.errors import NotFoundError
 from replayring_proto.messages import BufferInfo, info_from_message, spec_to_message
+from replayring_proto.server_status import ServerStatus, status_from_message
 from replayring_proto.spec import BufferSpec, check_name
 from replayring_proto.tls import TLS, FilePath
 from replayring_proto.v1 import replay_pb2
@@ -204,6 +205,23 @@ class Client:
             # An earlier attempt may have done it, and only its answer been lost.
             if patience.attempts == 1:
                 raise
+
+    # The server
+
+    def status(self, *, timeout: float | None = None) -> ServerStatus:
+        """Returns how the server is doing: counters of every buffer and method, limits, warnings.
+
+        Frames that clients read from the server's files, on its machine, do not pass through it
+        and are not counted.
+        """
+        patience = self._caller.patience("asking for the server's status", timeout)
+        response = self._caller.unary(
+            patience,
+            "GetServerStatus",
+            replay_pb2.GetServerStatusRequest(),
+            replay_pb2.GetServerStatusResponse,
+        )
+        return status_from_message(response.status)
 
     # Parameters
 

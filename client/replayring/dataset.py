@@ -12,8 +12,10 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from replayring._arguments import as_buffer
 from replayring.collation import FetchedBatch, Item, to_tensors
 from replayring_proto import spec
+from replayring_proto.episode import as_array
 from replayring_proto.errors import (
     FrameNotFoundError,
     InvalidSpecError,
@@ -95,7 +97,7 @@ class RemoteDataset(Dataset[Item]):
                 a buffer without fps.
         """
         self._delta_indices = copied_offsets(delta_indices, "delta_indices")
-        View.of(keys, None, self._delta_indices).check(buffer.spec)
+        View.of(keys, None, self._delta_indices).check(as_buffer(buffer).spec)
         self._keys = None if keys is None else list(keys)
         self.buffer = buffer
         self.timeout = timeout
@@ -363,4 +365,4 @@ def copied_offsets(offsets: Mapping[str, Any] | None, what: str) -> dict[str, An
         raise InvalidSpecError(
             f"{what} must be a mapping {{key: [offset, ...]}}, received {type(offsets).__name__}"
         )
-    return {key: np.array(values) for key, values in offsets.items()}
+    return {key: np.array(as_array(values)) for key, values in offsets.items()}

@@ -2,15 +2,16 @@
 
 Protobuf's wire format lets fields of one message be concatenated. So the small fields are encoded
 by generated code and the payload, field 2 of every message that carries a pack, is appended as raw
-bytes; on the way in, one scan of the top-level fields finds the payload without copying it. The
-bytes are exactly what the generated classes read and write; a test holds that.
+bytes; on the way in, one scan of the top-level fields finds the payload without copying it. Whole
+packs that share a message are field 15 of it, each framed like a message of its own. The bytes are
+exactly what the generated classes read and write; a test holds that.
 
 https://protobuf.dev/programming-guides/encoding/
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from replayring_proto.errors import MalformedMessageError
@@ -20,6 +21,7 @@ from replayring_proto.pack import Pack
 _LENGTH_DELIMITED = 2
 _PACK_TAG = 1 << 3 | _LENGTH_DELIMITED
 _DATA_TAG = 2 << 3 | _LENGTH_DELIMITED
+_NESTED_TAG = 15 << 3 | _LENGTH_DELIMITED
 _EMPTY = memoryview(b"")
 
 
@@ -31,11 +33,13 @@ class Frame:
         header: the encoded `PackHeader`, or None when this message continues a pack.
         data: the next bytes of the pack's body; a view of the message.
         rest: all other fields, still encoded.
+        nested: whole packs that share the message, each as a message; views of it.
     """
 
     header: bytes | None
     data: memoryview
     rest: bytes
+    nested: tuple[memoryview, ...] = ()
 
 
 def encode_pack(pack: Pack, rest: bytes = b"") -> Iterator[bytes]:
@@ -58,7 +62,20 @@ def encode_data(data: memoryview | bytes, prefix: bytes = b"") -> bytes:
     return b"".join((prefix, bytes([_DATA_TAG]), encode_varint(len(data)), data))
 
 
-def decode_frame(message: bytes) -> Frame:
+def encode_whole(pack: Pack, rest: bytes = b"") -> bytes:
+    """Returns one message with all of `pack` and the encoded fields `rest`."""
+    return encode_data(pack.body.data, encode_header(pack.layout.header(), rest))
+
+
+def encode_nested(messages: Iterable[bytes], rest: bytes = b"") -> bytes:
+    """Returns a message that holds whole messages, each with a pack, behind the fields `rest`."""
+    pieces = [rest]
+    for message in messages:
+        pieces += (bytes([_NESTED_TAG]), encode_varint(len(message)), message)
+    return b"".join(pieces)
+
+
+def decode_frame(message: bytes | memoryview) -> Frame:
     """Splits a message into pack header, payload and the other fields.
 
     As in generated code, the last occurrence of `data` counts. Unknown fields are kept in `rest`,
@@ -71,7 +88,7 @@ def decode_frame(message: bytes) -> Frame:
     view = memoryview(message)
     header: bytes | None = None
     data = _EMPTY
-    rest = []
+    rest, nested = [], []
     position = fields = 0
     while position < len(message):
         start = position
@@ -86,9 +103,11 @@ def decode_frame(message: bytes) -> Frame:
             if header is not None:
                 raise MalformedMessageError("a message holds two pack headers; send one pack")
             header = bytes(value)
+        elif tag == _NESTED_TAG:
+            nested.append(value)
         else:
             rest.append(view[start:position])
-    return Frame(header, data, b"".join(rest))
+    return Frame(header, data, b"".join(rest), tuple(nested))
 
 
 def encode_varint(value: int) -> bytes:
@@ -101,7 +120,9 @@ def encode_varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _field(message: bytes, view: memoryview, tag: int, position: int) -> tuple[memoryview, int]:
+def _field(
+    message: bytes | memoryview, view: memoryview, tag: int, position: int
+) -> tuple[memoryview, int]:
     """Returns a field's value, where it is length-delimited, and where the next field begins."""
     start, wire_type = position, tag & 7
     if wire_type == _LENGTH_DELIMITED:
@@ -120,7 +141,7 @@ def _field(message: bytes, view: memoryview, tag: int, position: int) -> tuple[m
     return view[start:end], end
 
 
-def _varint(message: bytes, position: int) -> tuple[int, int]:
+def _varint(message: bytes | memoryview, position: int) -> tuple[int, int]:
     value = shift = 0
     while position < len(message):
         byte = message[position]

@@ -7,7 +7,6 @@ limit and the remedy.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from replayring_proto.errors import InvalidRequestError, LimitExceededError
@@ -20,6 +19,9 @@ MAX_MESSAGE_BYTES = 4 << 20
 
 MAX_MESSAGE_FIELDS = 64
 """Top-level fields of one message that carries a pack; they are scanned in Python."""
+
+MAX_EPISODES_PER_MESSAGE = 32
+"""Small episodes that share one message; with some more of them it would have too many fields."""
 
 MAX_HEADER_BYTES = 1 << 20
 """Encoded size of one pack header."""
@@ -57,6 +59,11 @@ MAX_PAGE_SIZE = 256
 PAGE_BYTES = 1 << 20
 """Bytes after which a page of ListBuffers ends, so that one message holds it."""
 
+MAX_STATUS_ENTRIES = 1000
+"""Buffers, and sets of parameters, in one answer to GetServerStatus."""
+
+MAX_STATUS_WRITERS = 20
+"""Writers of one buffer there."""
 
 MIN_TOKEN_LENGTH = 32
 """Characters of a token: 128 bits, if they are hexadecimal and random."""
@@ -131,33 +138,6 @@ class ServerLimits:
     stall_timeout_s: float = 60.0
     stall_patience_s: float = 2.0
     unary_timeout_s: float = 300.0
-
-    @classmethod
-    def of(cls, settings: Iterable[str]) -> ServerLimits:
-        """Returns the default limits with some changed.
-
-        Args:
-            settings: changes as NAME=VALUE.
-
-        Raises:
-            InvalidRequestError: there is no such limit, or no such value of it.
-        """
-        kinds = {name: type(value) for name, value in vars(cls()).items()}
-        changes = {}
-        for setting in settings:
-            name, _, value = setting.partition("=")
-            if name not in kinds:
-                raise InvalidRequestError(
-                    f"there is no limit {name!r}; there are {', '.join(kinds)}"
-                )
-            try:
-                changes[name] = kinds[name](value)
-            except ValueError:
-                raise InvalidRequestError(
-                    f"{name} is {value!r}; it must be a number"
-                    + (", whole, without a unit" if kinds[name] is int else ", in seconds")
-                ) from None
-        return cls(**changes)
 
     def __post_init__(self) -> None:
         """Checks that each makes sense by itself and beside the others.

@@ -123,7 +123,7 @@ class Pack:
         Raises:
             InvalidRequestError: a dtype is not on the allowlist.
         """
-        pack = cls(PackLayout(_tensor_of(name, array) for name, array in arrays.items()))
+        pack = cls(_layout_of(tuple((n, a.dtype, a.shape) for n, a in arrays.items())))
         for name, array in arrays.items():
             pack.arrays[name][...] = array
         return pack
@@ -227,15 +227,20 @@ def tensor_specs(columns: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]]) 
     return PackLayout(TensorSpec(*column) for column in columns)
 
 
-def _tensor_of(name: str, array: npt.NDArray[Any]) -> TensorSpec:
+@lru_cache(maxsize=64)
+def _layout_of(tensors: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) -> PackLayout:
+    # An actor's episodes often have one length, and asking numpy for a dtype's name takes long.
+    return PackLayout(_tensor_of(*tensor) for tensor in tensors)
+
+
+def _tensor_of(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> TensorSpec:
     if not isinstance(name, str):
         raise InvalidRequestError(f"names must be strings, received {name!r:.60}")
-    if array.dtype.name not in DTYPES:
+    if dtype.name not in DTYPES:
         raise InvalidRequestError(
-            f"{name!r} has dtype {array.dtype}, which cannot be sent; use one of "
-            f"{', '.join(DTYPES)}"
+            f"{name!r} has dtype {dtype}, which cannot be sent; use one of {', '.join(DTYPES)}"
         )
-    return TensorSpec(name, DTYPES[array.dtype.name], array.shape)
+    return TensorSpec(name, DTYPES[dtype.name], shape)
 
 
 def _parse_tensor(message: pack_pb2.Tensor) -> TensorSpec:

@@ -174,7 +174,13 @@ def _is_tolerance(value: Any) -> bool:
 
 def _numbers(kind: Any, key: str, values: Iterable[Any]) -> Iterable[Any]:
     try:
-        return [kind(value) for value in values]
+        listed = list(values)
+    except TypeError:
+        raise InvalidSpecError(
+            f"the window of {key!r} is {values!r:.60}; give a list of offsets, such as [0]"
+        ) from None
+    try:
+        return [kind(value) for value in listed]
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidSpecError(f"the window of {key!r}: {error}") from None
 

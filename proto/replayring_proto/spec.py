@@ -137,6 +137,10 @@ class BufferSpec:
             )
         if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
             raise InvalidSpecError(f"fps is {self.fps}; it must be finite and above 0, or unset")
+        if self.fps is not None and not math.isfinite(self.capacity / self.fps):
+            raise InvalidSpecError(
+                f"fps is {self.fps}: later frames, at frame_index / fps, would have no finite time"
+            )
         if self.durability not in DURABILITIES:
             raise InvalidSpecError(
                 f"durability is {self.durability!r}; it must be one of {', '.join(DURABILITIES)}"
@@ -213,16 +217,20 @@ def _column_of(name: str, entry: Mapping[str, Any]) -> Column:
             f"column {name!r} needs {{'shape': (...), 'dtype': ...}}, received {entry!r:.100}"
         )
     try:
-        dtype = entry["dtype"]
-        if type(dtype).__module__ == "torch":  # whose dtypes are called as numpy's are
-            dtype = str(dtype).removeprefix("torch.")
-        dtype_name = np.dtype(dtype).name
-        shape = tuple(_integer(axis, f"an axis of {name!r}") for axis in entry["shape"])
-    except TypeError as error:
+        axes = tuple(entry["shape"])
+    except TypeError:
         raise InvalidSpecError(
-            f"column {name!r}: {error}; 'shape' is a tuple of integers (() for a scalar) and "
-            "'dtype' a numpy dtype"
+            f"column {name!r} has shape {entry['shape']!r:.60}; it must be a tuple of integers, "
+            "such as (3,), or () for a scalar"
         ) from None
+    dtype = entry["dtype"]
+    if type(dtype).__module__ == "torch":  # whose dtypes are called as numpy's are
+        dtype = str(dtype).removeprefix("torch.")
+    try:
+        dtype_name = np.dtype(dtype).name
+    except TypeError:
+        dtype_name = str(dtype)
+    shape = tuple(_integer(axis, f"an axis of {name!r}") for axis in axes)
     return Column(name, dtype_of(dtype_name), shape)
 
 

@@ -14,7 +14,16 @@ from typing import TypeAlias
 
 from replayring_proto.errors import InvalidRequestError, StorageError
 
-__all__ = ["TLS", "FilePath", "Stamps", "check_authorities", "check_pair", "read_file", "stamps"]
+__all__ = [
+    "TLS",
+    "FilePath",
+    "Stamps",
+    "check_authorities",
+    "check_pair",
+    "read_file",
+    "server_context",
+    "stamps",
+]
 
 FilePath: TypeAlias = "str | os.PathLike[str]"
 
@@ -103,6 +112,23 @@ def check_pair(cert: FilePath, key: FilePath) -> None:
     Raises:
         StorageError: they cannot, or do not.
     """
+    server_context(cert, key)
+
+
+def server_context(
+    cert: FilePath, key: FilePath, client_ca: FilePath | None = None
+) -> ssl.SSLContext:
+    """Returns what a server of Python's own listens with.
+
+    Args:
+        cert: its certificate.
+        key: the private key of that.
+        client_ca: authorities that must have signed its clients' certificates; None to ask for
+            none.
+
+    Raises:
+        StorageError: a file cannot be used, or they do not belong together.
+    """
     for path in (cert, key):
         read_file(path)  # whose error says which of the two it is
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -119,6 +145,11 @@ def check_pair(cert: FilePath, key: FilePath) -> None:
             f"private key {os.fspath(key)} has a passphrase; keep it without one, readable by the "
             "user who runs this alone"
         ) from None
+    if client_ca is not None:
+        check_authorities(client_ca)
+        context.load_verify_locations(client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def check_authorities(ca: FilePath) -> None:

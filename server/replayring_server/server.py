@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import resource
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from replayring_proto.errors import StorageError
 from replayring_proto.limits import (
@@ -15,12 +18,18 @@ from replayring_proto.limits import (
     IDLE_CONNECTION_SECONDS,
     MAX_MESSAGE_BYTES,
 )
+from replayring_proto.server_status import ServerStatus
 from replayring_server.engine import Store
+from replayring_server.health import Health
 from replayring_server.security.authorisation import Authorisation
 from replayring_server.security.certificates import Certificates
 from replayring_server.security.tokens import Tokens
 from replayring_server.service.boundary import SERVICE
 from replayring_server.service.replay_service import ReplayService
+from replayring_server.telemetry import from_other_threads, needs_extra
+
+if TYPE_CHECKING:
+    from replayring_server.telemetry.prometheus import MetricsServer
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +71,14 @@ def _max_connections(limit: int) -> int:
     return min(limit, allowed)
 
 
-def _not_a_vanished_peer(record: logging.LogRecord) -> bool:
-    """Says no to what gRPC logs, with a traceback, when a peer left before it had its status.
+def _is_news(record: logging.LogRecord) -> bool:
+    """Says no to what gRPC logs, with a traceback, of things that any peer may do.
 
-    That is how any client behaves that has read all it wanted.
+    It may leave before it has its status, as a client does that has read all it wanted. And it may
+    send metadata that are no UTF-8, which gRPC logs whole: a token with a slip in it, say.
     """
-    return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))
+    expected = (grpc.aio.InternalError, UnicodeDecodeError)
+    return not (record.exc_info and isinstance(record.exc_info[1], expected))
 
 
 class Server:
@@ -78,6 +89,8 @@ class Server:
         store: Store,
         certificates: Certificates | None = None,
         tokens: Tokens | None = None,
+        diagnostics: Iterable[grpc.GenericRpcHandler] = (),
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     ) -> None:
         """Prepares a server.
 
@@ -85,22 +98,37 @@ class Server:
             store: what it serves.
             certificates: makes it speak TLS, and nothing else.
             tokens: makes it ask its callers for one, except for its health.
+            diagnostics: more services, for which any token will do.
+            interceptors: see every call before its service does.
         """
         self._store = store
         self._certificates = certificates
         self._authorisation = Authorisation(tokens)
-        logging.getLogger("grpc._cython.cygrpc").addFilter(_not_a_vanished_peer)
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
         self._service = ReplayService(store, self._authorisation)
-        self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
+        self._health = Health([SERVICE])
         self._grpc = _grpc_server(
             max_connections=_max_connections(store.limits.max_connections),
             max_streams=store.limits.max_streams_per_connection,
+            interceptors=interceptors,
         )
-        self._grpc.add_generic_rpc_handlers((self._service.handler(),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        self._grpc.add_generic_rpc_handlers(
+            (
+                self._service.handler(),
+                self._health.handler(),
+                *(self._authorisation.guard(handler) for handler in diagnostics),
+            )
+        )
         self._probes: grpc.aio.Server | None = None
+        self._metrics: MetricsServer | None = None
 
-    async def start(self, host: str, port: int, probes: tuple[str, int] | None = None) -> int:
+    async def start(
+        self,
+        host: str,
+        port: int,
+        probes: tuple[str, int] | None = None,
+        metrics: tuple[str, int] | None = None,
+    ) -> int:
         """Starts listening and returns the port, which the system chose if `port` is 0.
 
         Args:
@@ -108,20 +136,25 @@ class Server:
             port: where to listen.
             probes: host and port of another address, which answers the health service alone and
                 without TLS: orchestrators' probes speak none.
+            metrics: host and port of another address, which answers Prometheus as carefully as
+                this one answers its callers: over TLS, and for a token, where this one does.
 
         Raises:
             StorageError: an address cannot be listened on.
+            InvalidRequestError: `metrics` needs a library that is not installed.
         """
         credentials = self._certificates.credentials() if self._certificates else None
         bound = _listen(self._grpc, host, port, credentials)
         if probes is not None:
             self._probes = _grpc_server(max_connections=_MAX_PROBES, max_streams=_MAX_PROBES)
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
+            self._probes.add_generic_rpc_handlers((self._health.handler(),))
             logger.info("health on %s:%d", probes[0], _listen(self._probes, *probes))
             await self._probes.start()
+        if metrics is not None:
+            self._metrics = self._serve_metrics(*metrics)
         await self._grpc.start()
         self._store.lock.describe(f"pid {os.getpid()}, {host}:{bound}")
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._health.set_serving(True)
         return bound
 
     def reload_tokens(self) -> None:
@@ -132,31 +165,59 @@ class Server:
         """
         self._authorisation.reload()
 
+    def announce_stop(self) -> None:
+        """Says NOT_SERVING to whoever asks for its health or watches it, and serves on."""
+        self._health.set_serving(False)
+
     async def stop(self, grace_s: float) -> None:
-        """Stops: says so, ends calls that wait, lets those at work finish for `grace_s` seconds."""
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        """Stops: says so, ends calls that wait, lets those at work finish for `grace_s` seconds.
+
+        Then it ends them, and waits for what is already in the engine. Another call of this with
+        less grace, meanwhile, ends them sooner.
+        """
+        self.announce_stop()
+        self._health.end_watches()
         self._service.stop_waiting()
         await self._grpc.stop(grace_s)
         if self._probes is not None:
             await self._probes.stop(0)
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.close)
         self._service.close()
 
     async def wait(self) -> None:
         """Returns when the server has stopped."""
         await self._grpc.wait_for_termination()
 
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for service in ("", SERVICE):
-            await self._health.set(service, status)
+    def status(self) -> ServerStatus:
+        """Returns how the server is doing."""
+        return self._service.status()
+
+    def _serve_metrics(self, host: str, port: int) -> MetricsServer:
+        try:
+            from replayring_server.telemetry.prometheus import PATH, MetricsServer
+        except ModuleNotFoundError as error:
+            raise needs_extra("--metrics-listen", "metrics", error) from None
+        check = partial(self._authorisation.check, "GetServerStatus")
+        status = from_other_threads(self.status)
+        server = MetricsServer(host, port, status, self._certificates, check)
+        logger.info("metrics on %s:%d%s", host, server.server_port, PATH)
+        return server
 
 
-def _grpc_server(*, max_connections: int, max_streams: int) -> grpc.aio.Server:
+def _grpc_server(
+    *,
+    max_connections: int,
+    max_streams: int,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+) -> grpc.aio.Server:
     return grpc.aio.server(
+        interceptors=interceptors,
         options=[
             *_OPTIONS,
             ("grpc.max_allowed_incoming_connections", max_connections),
             ("grpc.max_concurrent_streams", max_streams),
-        ]
+        ],
     )
 
 

@@ -67,6 +67,21 @@ class FakeStore:
             if fields.HasField("start"):
                 writer_id = fields.start.writer_id
                 self.buffers.add(fields.start.buffer)
+            for part in map(decode_frame, frame.nested):
+                assert part.header is not None
+                whole = PackAssembler(parse_header(part.header))
+                whole.add(part.data)
+                self._arrivals += 1
+                fault = self.faults.pop(self._arrivals, "")
+                if fault == LOST_MIDWAY:
+                    fail(context, grpc.StatusCode.UNAVAILABLE)
+                self.proceed.wait(60)
+                if fault == ENDED:
+                    return
+                sequence = replay_pb2.WholeEpisode.FromString(part.rest).sequence
+                yield from self._take(writer_id, sequence, whole.pack.arrays, fault, context)
+            if frame.nested:
+                continue
             if frame.header is not None:
                 sequence, assembler = fields.sequence, PackAssembler(parse_header(frame.header))
                 self._arrivals += 1
@@ -103,13 +118,14 @@ class FakeStore:
         index, duplicate = self._store(Stored(writer_id, sequence, arrays))
         if fault == LOST_AFTER:
             fail(context, grpc.StatusCode.UNAVAILABLE)
-        yield replay_pb2.AddEpisodesResponse(
+        acknowledgement = replay_pb2.Acknowledgement(
             sequence=sequence + (fault == WRONG_ACK),
             episode_index=index,
             index=10 * index,
             num_frames=len(next(iter(arrays.values()))),
             duplicate=duplicate,
-        ).SerializeToString()
+        )
+        yield replay_pb2.AddEpisodesResponse(acknowledgements=[acknowledgement]).SerializeToString()
 
     def _store(self, episode: Stored) -> tuple[int, bool]:
         with self._lock:

@@ -191,7 +191,9 @@ class TestFaults:
         self, fake: FakeServer, fake_buffer: replayring.Buffer
     ) -> None:
         store(fake, at_1=fake_store.WRONG_ACK)
-        with pytest.raises(replayring.MalformedMessageError, match="sequence 2, where 1 was due"):
+        with pytest.raises(
+            replayring.MalformedMessageError, match=r"sequences \[2\], where \[1\] was due"
+        ):
             fake_buffer.add_episode(episode())
 
     def test_time_runs_out_half_way(self, fake: FakeServer, fake_buffer: replayring.Buffer) -> None:

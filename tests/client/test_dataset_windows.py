@@ -29,10 +29,14 @@ def window(dataset: RemoteDataset, position: int, key: str = "index") -> tuple[l
 
 
 def test_delta_timestamps_are_kept_as_arrays(make_buffer: MakeBuffer) -> None:
-    offsets = {"state": [-0.1, 0], "action": np.array([0.0, 0.1])}
+    offsets = {
+        "state": [-0.1, 0],
+        "action": np.array([0.0, 0.1]),
+        "index": torch.tensor([0.0]),
+    }
     dataset = RemoteDataset(make_buffer(), offsets)
     kept = dataset.delta_timestamps
-    assert kept.keys() == {"state", "action"}
+    assert kept.keys() == {"state", "action", "index"}
     assert all(isinstance(value, np.ndarray) for value in kept.values())
     assert kept["state"].tolist() == [-0.1, 0.0]
     kept["state"][:] = 5

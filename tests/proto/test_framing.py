@@ -16,8 +16,10 @@ from replayring_proto.framing import (
     decode_frame,
     encode_data,
     encode_header,
+    encode_nested,
     encode_pack,
     encode_varint,
+    encode_whole,
 )
 from replayring_proto.pack import Pack
 from replayring_proto.v1 import pack_pb2
@@ -29,6 +31,7 @@ from replayring_proto.v1.replay_pb2 import (
     ReadColumnResponse,
     SampleBatchResponse,
     WatchParametersResponse,
+    WholeEpisode,
 )
 from tests.proto.arrays import packs
 
@@ -53,6 +56,29 @@ def header_of(pack: Pack) -> pack_pb2.PackHeader:
 
 
 # What we write, generated code reads
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(uint64, packs), max_size=4), st.none() | starts)
+def test_generated_code_reads_packs_that_share_a_message(wholes: list[Any], start: Any) -> None:
+    made = [(sequence, Pack.of(arrays)) for sequence, arrays in wholes]
+    message = AddEpisodesRequest.FromString(
+        encode_nested(
+            (encode_whole(pack, WholeEpisode(sequence=n).SerializeToString()) for n, pack in made),
+            AddEpisodesRequest(start=start).SerializeToString(),
+        )
+    )
+    assert message == AddEpisodesRequest(
+        start=start,
+        episodes=[
+            WholeEpisode(sequence=n, pack=header_of(pack), data=bytes(pack.body))
+            for n, pack in made
+        ],
+    )
+    frame = decode_frame(message.SerializeToString())
+    parts = [decode_frame(part) for part in frame.nested]
+    assert [bytes(part.data) for part in parts] == [bytes(pack.body) for _, pack in made]
+    assert [WholeEpisode.FromString(part.rest).sequence for part in parts] == [n for n, _ in made]
 
 
 @settings(max_examples=200)

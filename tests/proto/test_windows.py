@@ -13,14 +13,17 @@ from replayring_proto.errors import ToleranceError
 from replayring_proto.ring.windows import Anchors, Resolved, by_frames, by_seconds
 from tests.naive import Frame, frame_at_offset, frame_at_time
 
-# Steps that make ties, repeated timestamps, holes, and sums that binary fractions hold exactly.
-steps = st.sampled_from([0.0, 0.0, 0.125, 0.25, 0.25, 1.0])
+# Steps that make ties, repeated timestamps, holes, sums that binary fractions hold exactly, and
+# sums that they do not.
+steps = st.sampled_from([0.0, 0.0, 0.1, 0.1, 0.125, 0.25, 0.25, 1.0])
 episodes = st.builds(
     lambda start, rest: list(accumulate(rest, initial=start)),
     st.sampled_from([0.0, -1.0, 7.5]),
     st.lists(steps, max_size=12),
 )
-seconds = st.sampled_from([-100.0, -1.0, -0.25, -0.125, -0.0625, 0.0, 0.0625, 0.125, 0.375, 100.0])
+seconds = st.sampled_from(
+    [-100.0, -1.0, -0.25, -0.125, -0.1, -0.0625, 0.0, 0.0625, 0.1, 0.125, 0.2, 0.375, 100.0]
+)
 
 
 def frames_of(first: int, times: list[float]) -> list[Frame]:
@@ -95,6 +98,13 @@ def test_a_final_observation_with_a_repeated_timestamp_can_be_reached() -> None:
     resolved = resolve(0, times, [0.1], tolerance=0.05)
     assert resolved.index[:, 0].tolist() == [1, 2, 3, 3]
     assert resolved.is_pad[:, 0].tolist() == [False, False, True, True]
+
+
+def test_rounding_does_not_pass_by_the_first_of_two_frames_with_one_timestamp() -> None:
+    """0.2 + 0.1 is a little above 0.3: the next frame is meant all the same, not the one after."""
+    times = [0.0, 0.1, 0.2, 0.3, 0.3]
+    resolved = resolve(0, times, [0.1, 0.2], tolerance=0.05)
+    assert resolved.index.tolist() == [[1, 2], [2, 3], [3, 4], [4, 4], [4, 4]]
 
 
 def test_at_equal_distance_the_earlier_frame_answers() -> None:

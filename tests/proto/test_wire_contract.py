@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from replayring_proto.v1 import buffer_pb2, pack_pb2, replay_pb2
+from replayring_proto.v1 import buffer_pb2, pack_pb2, replay_pb2, server_status_pb2
 
 
 def carries_packs(message: Descriptor) -> bool:
@@ -18,8 +18,8 @@ MESSAGES = replay_pb2.DESCRIPTOR.message_types_by_name
 CARRIERS = {name for name, message in MESSAGES.items() if carries_packs(message)}
 
 
-def test_six_messages_carry_packs() -> None:
-    """Framing tests name them one by one; a seventh belongs there too."""
+def test_seven_messages_carry_packs() -> None:
+    """Framing tests name them one by one; an eighth belongs there too."""
     names = {
         "AddEpisodesRequest",
         "GetItemResponse",
@@ -27,6 +27,7 @@ def test_six_messages_carry_packs() -> None:
         "ReadColumnResponse",
         "PublishParametersRequest",
         "WatchParametersResponse",
+        "WholeEpisode",
     }
     assert names == CARRIERS
 
@@ -40,7 +41,7 @@ def test_in_each_of_them_pack_is_field_1_and_data_is_field_2() -> None:
 
 def test_no_other_message_has_raw_bytes() -> None:
     """One way to send arrays: the chunk codec."""
-    for module in (buffer_pb2, pack_pb2, replay_pb2):
+    for module in (buffer_pb2, pack_pb2, replay_pb2, server_status_pb2):
         for name, message in module.DESCRIPTOR.message_types_by_name.items():
             has_bytes = any(field.type == FieldDescriptor.TYPE_BYTES for field in message.fields)
             assert has_bytes == (name in CARRIERS)
@@ -67,4 +68,5 @@ def test_the_rpcs_stream_as_documented() -> None:
         "ReadColumn": (False, True),
         "PublishParameters": (True, False),
         "WatchParameters": (False, True),
+        "GetServerStatus": (False, False),
     }

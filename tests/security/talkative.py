@@ -8,17 +8,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import pickle
+import socket
+import struct
 import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 import replayring
-from replayring_server.commands import serve
+from replayring_server import process
 from replayring_server.security.tokens import Tokens
 from tests.certificates import replace, token_file
-from tests.support import LocalServer, refusal_of
-from tests.wire import METHODS, Wire
+from tests.support import PATIENCE, LocalServer, refusal_of
+from tests.wire import METHODS, SERVICE, Wire
 
 SPEC = {"x": {"shape": (), "dtype": "float32"}}
 
@@ -37,6 +39,7 @@ def main(folder: Path, right: str, read: str, wrong: str) -> None:
             with Wire(server.address, metadata=[("authorization", header)]) as wire:
                 for method in METHODS:
                     print(wire.refusal(method, b"\xff"), file=sys.stderr)
+        send_with_a_slip(server.address, right)
         token_file(path, f"write {wrong}", f"raed {right}")
         server.run(reload(server))
         token_file(path, f"write {wrong}")
@@ -64,6 +67,31 @@ def use(server: LocalServer, token: str) -> None:
         client.publish("p", {})
 
 
+def send_with_a_slip(address: str, token: str) -> None:
+    """Sends a token and a byte that is no UTF-8, which no gRPC client lets through."""
+    fields = {
+        b":method": b"POST",
+        b":scheme": b"http",
+        b":path": f"/{SERVICE}/GetBuffer".encode(),
+        b":authority": b"localhost",
+        b"te": b"trailers",
+        b"content-type": b"application/grpc",
+        b"authorization": b"Bearer %s\xe9" % token.encode(),
+    }
+    # RFC 9113: a preface, settings, and headers that end their stream; RFC 7541: literal fields.
+    block = b"".join(b"\0%c%b%c%b" % (len(k), k, len(v), v) for k, v in fields.items())
+    settings = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+    headers = struct.pack(">BHBBI", 0, len(block), 1, 0x5, 1) + block
+    host, port = address.split(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + headers)
+        answer = b""
+        while b"grpc-status" not in answer:
+            piece = connection.recv(4096)
+            assert piece, f"closed after {answer!r}"
+            answer += piece
+
+
 def connecting(folder: Path, token: str) -> None:
     """Goes wrong before any server is asked."""
     replace(folder / "own", f"write {token}")
@@ -85,7 +113,7 @@ def connecting(folder: Path, token: str) -> None:
 
 async def reload(server: LocalServer) -> None:
     """Does what SIGHUP does."""
-    serve._reload_tokens(server.server)
+    process._reload_tokens(server.server)
 
 
 @contextlib.contextmanager

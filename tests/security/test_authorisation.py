@@ -16,6 +16,7 @@ from replayring_proto.v1 import replay_pb2
 from replayring_server.security.authorisation import NEEDED, Authorisation
 from replayring_server.security.tokens import Scope, Tokens
 from replayring_server.service.calls import Calls
+from replayring_server.tally import CallTally
 from tests.certificates import READ, UNKNOWN, WRITE, token_file
 from tests.service.frames import SPEC, episode, refused
 from tests.support import LocalServer, ServerProcess, eventually
@@ -28,7 +29,10 @@ from tests.wire import (
     start_message,
 )
 
-READS = {"GetBuffer", "ListBuffers", "GetItem", "SampleBatch", "ReadColumn", "WatchParameters"}
+READS = {
+    *("GetBuffer", "ListBuffers", "GetItem", "SampleBatch", "ReadColumn", "WatchParameters"),
+    "GetServerStatus",
+}
 NOBODY = "NewMethod"
 
 
@@ -141,7 +145,9 @@ def test_call_in_the_middle_of_a_reply_ends_behind_its_message(tmp_path: Path) -
 
     async def reply(context: Any) -> None:
         with (
-            Calls(ServerLimits()).entered(context, unary=False) as call,
+            Calls(ServerLimits(), CallTally(["ReadColumn"])).entered(
+                context, "ReadColumn", unary=False
+            ) as call,
             authorisation.admitted("ReadColumn", bearer(WRITE), call.end_gently),
         ):
             await call.write(b"first")

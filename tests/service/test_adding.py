@@ -17,14 +17,22 @@ from replayring_server.service.adding import AddEpisodes
 from replayring_server.service.changes import Watch
 from tests.service.frames import CAPACITY, SPEC, episode, refused, state
 from tests.support import PATIENCE, LocalServer, ServerProcess
-from tests.wire import Stream, Wire, episode_messages, spec_message, start_message
+from tests.wire import (
+    Stream,
+    Wire,
+    acknowledgements,
+    episode_messages,
+    spec_message,
+    start_message,
+)
 
-Ack = replay_pb2.AddEpisodesResponse
+Ack = replay_pb2.Acknowledgement
 MIB = 1 << 20
 
 
 def ack(stream: Stream) -> Ack:
-    return Ack.FromString(stream.receive())
+    (one,) = acknowledgements(stream.receive())
+    return one
 
 
 def plain(acknowledgement: Ack) -> tuple[int, int, int, int, bool]:
@@ -109,7 +117,7 @@ def test_retry_within_one_call_is_stored_once(wire: Wire, name: str) -> None:
     wire.create(name, SPEC)
     messages = episode_messages(1, episode(2))
     replies = wire.call("AddEpisodes", start_message(name), *messages, *messages)
-    assert [plain(Ack.FromString(reply)) for reply in replies] == [
+    assert [plain(a) for reply in replies for a in acknowledgements(reply)] == [
         (1, 0, 0, 2, False),
         (1, 0, 0, 2, True),
     ]
@@ -191,18 +199,18 @@ def test_many_writers_at_once_lose_and_double_nothing(
 
 
 class Gate:
-    """Holds `Buffer.append` up until it is opened."""
+    """Holds `Buffer.store` up until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._entered, self._open = threading.Event(), threading.Event()
-        real = Buffer.append
+        real = Buffer.store
 
-        def append(buffer: Buffer, *arguments: Any) -> Any:
+        def store(buffer: Buffer, *arguments: Any) -> Any:
             self._entered.set()
             assert self._open.wait(PATIENCE)
             return real(buffer, *arguments)
 
-        monkeypatch.setattr(Buffer, "append", append)
+        monkeypatch.setattr(Buffer, "store", store)
 
     def wait(self) -> None:
         """Returns when somebody stands before it."""

@@ -65,6 +65,7 @@ def valid_calls() -> dict[str, list[list[bytes]]]:
             replay_pb2.PublishParametersRequest, small, 50, name="policy"
         ),
         "WatchParameters": [replay_pb2.WatchParametersRequest(name="policy")],
+        "GetServerStatus": [replay_pb2.GetServerStatusRequest()],
     }
     calls = {method: [[m.SerializeToString() for m in sent]] for method, sent in messages.items()}
     return {**calls, "AddEpisodes": [[*_episodes(number)] for number in range(1, 300)]}

@@ -325,21 +325,6 @@ def test_limits_that_contradict_each_other_are_refused(
         ServerLimits(**{whole: value - 1, **others})
 
 
-def test_limits_are_changed_by_name() -> None:
-    changed = ServerLimits.of(["max_calls=7", "stall_timeout_s=2.5"])
-    assert changed == ServerLimits(max_calls=7, stall_timeout_s=2.5)
-    for setting, words in {
-        "max_cals=7": "no limit 'max_cals'; there are max_buffers, ",
-        "max_calls=2.5": "max_calls is '2.5'; it must be a number, whole",
-        "max_calls=1e3": "max_calls is '1e3'; it must be a number, whole",
-        "max_calls": "max_calls is ''",
-        "stall_timeout_s=soon": "stall_timeout_s is 'soon'; it must be a number, in seconds",
-        "max_calls=0": "max_calls is 0; it must be above zero",
-    }.items():
-        with pytest.raises(InvalidRequestError, match=words):
-            ServerLimits.of([setting])
-
-
 def test_server_does_not_start_with_limits_that_make_no_sense(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "replayring_server", "serve", "--listen", "127.0.0.1:0"]
     command += ["--data-dir", str(tmp_path / "data"), "--limit", "max_staging_bytes=1000"]

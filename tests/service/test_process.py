@@ -14,7 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from replayring_proto.v1 import replay_pb2
-from replayring_server.commands.serve import parse_address
+from replayring_server.configuration.address import Address
 from replayring_server.engine import Store
 from tests.service.frames import SPEC, episode
 from tests.support import LocalServer, ServerProcess, command, refusal_of
@@ -24,6 +24,7 @@ from tests.wire import (
     Refused,
     Stream,
     Wire,
+    acknowledgements,
     episode_messages,
     spec_message,
     start_message,
@@ -64,9 +65,8 @@ def test_signal_lets_work_in_flight_finish_and_ends_cleanly(
             other.add("b", episode(1, 50), writer_id="other")
         own_server.signal(number)
         assert status(health) == NOT_SERVING
-        health.cancel()
         call.send(*rest)
-        acknowledged = replay_pb2.AddEpisodesResponse.FromString(call.receive())
+        (acknowledged,) = acknowledgements(call.receive())
         assert (acknowledged.index, acknowledged.num_frames) == (1, 4)
         call.done_sending()
     assert own_server.wait() == 0
@@ -179,7 +179,7 @@ def test_bad_listen_address_is_refused_before_anything_is_made(tmp_path: Path) -
 )
 def test_address_that_is_not_host_and_port_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{address!r} is not HOST:PORT")):
-        parse_address(address)
+        Address.parse(address)
 
 
 def test_address_of_another_machine_is_refused(tmp_path: Path) -> None:
@@ -230,11 +230,15 @@ def test_help_says_what_there_is(arguments: list[str], words: list[str]) -> None
         assert word in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["nope"], ["serve"]])
+@pytest.mark.parametrize("arguments", [["nope"], ["serve", "--nope"]])
 def test_wrong_command_line_is_a_usage_error(arguments: list[str]) -> None:
     done = command(*arguments)
     assert done.returncode == 2
     assert "usage" in done.stderr
+
+
+def test_server_that_is_not_told_where_to_keep_its_buffers_asks_for_it() -> None:
+    assert "data_dir is not set; give --data-dir DIR" in refusal_of("--listen", "127.0.0.1:0")
 
 
 def test_ipv6_is_served(tmp_path: Path) -> None:

@@ -12,9 +12,16 @@ import pytest
 from replayring_proto.v1 import replay_pb2
 from tests.service.frames import CAPACITY, COLUMNS, SPEC, episode, refused, state
 from tests.support import ServerProcess
-from tests.wire import Refused, Wire, episode_messages, spec_message, start_message
+from tests.wire import (
+    Refused,
+    Wire,
+    acknowledgements,
+    episode_messages,
+    spec_message,
+    start_message,
+)
 
-Ack = replay_pb2.AddEpisodesResponse
+Ack = replay_pb2.Acknowledgement
 
 
 @contextmanager
@@ -128,14 +135,14 @@ def test_writer_that_never_stops_loses_and_doubles_nothing_over_kills(data_dir: 
                     while sent < min(received + batch, total):  # always some under way
                         sent += 1
                         call.send(*episode_messages(sent, frames(sent)))
-                    ack = Ack.FromString(call.receive())
+                    (ack,) = acknowledgements(call.receive())
                     received += 1
                     assert ack.sequence == received
                     assert acknowledged.setdefault(received, place(ack)) == place(ack)
                 if kill_after is not None:
                     server.kill()
                     while True:
-                        ack = Ack.FromString(call.receive())
+                        (ack,) = acknowledgements(call.receive())
                         acknowledged[ack.sequence] = place(ack)
             except Refused as error:
                 if error.code != "UNAVAILABLE":

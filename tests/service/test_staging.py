@@ -16,7 +16,15 @@ from replayring_server.engine import Buffer
 from tests.service.frames import refused
 from tests.service.stalling import NARROW, follower, half_an_episode, unread_batch
 from tests.support import PATIENCE, LocalServer, ServerProcess, eventually
-from tests.wire import Stream, Wire, episode_messages, pack_messages, spec_message, start_message
+from tests.wire import (
+    Stream,
+    Wire,
+    acknowledgements,
+    episode_messages,
+    pack_messages,
+    spec_message,
+    start_message,
+)
 
 MIB = 1 << 20
 SPEC = spec_message({"x": ("uint8", (MIB,))}, capacity=4)
@@ -62,7 +70,8 @@ def whole(wire: Wire, writer_id: str, mib: int = 4) -> Stream:
 
 
 def index_of(call: Stream) -> int:
-    return replay_pb2.AddEpisodesResponse.FromString(call.receive()).index
+    (one,) = acknowledgements(call.receive())
+    return one.index
 
 
 def finish(call: Stream) -> None:
@@ -161,14 +170,14 @@ def test_memory_is_held_until_the_engine_is_done_even_if_nobody_waits(
 ) -> None:
     staging = local.calls.staging
     entered, go_on = threading.Event(), threading.Event()
-    real = Buffer.append
+    real = Buffer.store
 
     def held_up(*arguments: Any) -> Any:
         entered.set()
         assert go_on.wait(PATIENCE)
         return real(*arguments)
 
-    monkeypatch.setattr(Buffer, "append", held_up)
+    monkeypatch.setattr(Buffer, "store", held_up)
     call = whole(wire, "gone")
     try:
         assert entered.wait(PATIENCE)

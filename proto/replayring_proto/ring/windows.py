@@ -17,6 +17,9 @@ Times = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 TimesAt = Callable[[Indices], Times]
 
+_ROUNDING_S = 1e-6
+"""By how much a time may miss the one that is meant, since 0.1 + 0.2 is not 0.3."""
+
 
 @dataclass(frozen=True)
 class Anchors:
@@ -62,7 +65,7 @@ def by_seconds(anchors: Anchors, offsets: Times, tolerance: float, times_at: Tim
     than `tolerance`, which is allowed only outside the episode's time range. At equal distance the
     earlier time wins, as argmin has it. Frames with equal timestamps (rollouts repeat their last
     one) are told apart by their order: asked from beyond, the outermost answers; asked for
-    exactly, the one nearest to the anchor.
+    their time, but for rounding, the one nearest to the anchor.
 
     Args:
         anchors: the frames to build windows around.
@@ -89,14 +92,19 @@ def by_seconds(anchors: Anchors, offsets: Times, tolerance: float, times_at: Tim
 
 
 def _among_equals(anchors: Anchors, index: Indices, query: Times, times_at: TimesAt) -> Indices:
-    """Where a chosen frame has exactly the time asked for, takes the twin nearest to the anchor."""
-    exact = times_at(index) == query
-    if not exact.any():
+    """Of frames that all have the time asked for, takes the one nearest to the anchor."""
+    first, last = anchors.first[:, None], anchors.last[:, None]
+    times = times_at(index)
+    has_twin = (index > first) & (times_at(np.maximum(index - 1, first)) == times)
+    has_twin |= (index < last) & (times_at(np.minimum(index + 1, last)) == times)
+    meant = has_twin & (np.abs(times - query) <= _ROUNDING_S)
+    if not meant.any():
         return index
-    rows = np.nonzero(exact)[0]
-    asked, low, high = query[exact], index[exact], anchors.last[rows]
-    beyond = _bisect(low, high, lambda index: times_at(index) <= asked, asked.shape)
-    index[exact] = np.clip(anchors.index[rows], low, beyond - 1)
+    rows = np.nonzero(meant)[0]
+    chosen, asked = index[meant], times[meant]
+    low = _bisect(anchors.first[rows], chosen, lambda index: times_at(index) < asked, asked.shape)
+    end = _bisect(chosen, anchors.last[rows], lambda index: times_at(index) <= asked, asked.shape)
+    index[meant] = np.clip(anchors.index[rows], low, end - 1)
     return index
 
 

@@ -1,5 +1,6 @@
 from replayring_proto.v1 import buffer_pb2 as _buffer_pb2
 from replayring_proto.v1 import pack_pb2 as _pack_pb2
+from replayring_proto.v1 import server_status_pb2 as _server_status_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -62,16 +63,28 @@ class DeleteBufferResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class AddEpisodesRequest(_message.Message):
-    __slots__ = ("pack", "data", "start", "sequence")
+    __slots__ = ("pack", "data", "start", "sequence", "episodes")
     PACK_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    EPISODES_FIELD_NUMBER: _ClassVar[int]
     pack: _pack_pb2.PackHeader
     data: bytes
     start: AddEpisodesStart
     sequence: int
-    def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., start: _Optional[_Union[AddEpisodesStart, _Mapping]] = ..., sequence: _Optional[int] = ...) -> None: ...
+    episodes: _containers.RepeatedCompositeFieldContainer[WholeEpisode]
+    def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., start: _Optional[_Union[AddEpisodesStart, _Mapping]] = ..., sequence: _Optional[int] = ..., episodes: _Optional[_Iterable[_Union[WholeEpisode, _Mapping]]] = ...) -> None: ...
+
+class WholeEpisode(_message.Message):
+    __slots__ = ("pack", "data", "sequence")
+    PACK_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    pack: _pack_pb2.PackHeader
+    data: bytes
+    sequence: int
+    def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class AddEpisodesStart(_message.Message):
     __slots__ = ("buffer", "writer_id")
@@ -82,6 +95,12 @@ class AddEpisodesStart(_message.Message):
     def __init__(self, buffer: _Optional[str] = ..., writer_id: _Optional[str] = ...) -> None: ...
 
 class AddEpisodesResponse(_message.Message):
+    __slots__ = ("acknowledgements",)
+    ACKNOWLEDGEMENTS_FIELD_NUMBER: _ClassVar[int]
+    acknowledgements: _containers.RepeatedCompositeFieldContainer[Acknowledgement]
+    def __init__(self, acknowledgements: _Optional[_Iterable[_Union[Acknowledgement, _Mapping]]] = ...) -> None: ...
+
+class Acknowledgement(_message.Message):
     __slots__ = ("sequence", "episode_index", "index", "num_frames", "duplicate")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     EPISODE_INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -204,6 +223,16 @@ class WatchParametersResponse(_message.Message):
     data: bytes
     version: int
     def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., version: _Optional[int] = ...) -> None: ...
+
+class GetServerStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetServerStatusResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: _server_status_pb2.ServerStatus
+    def __init__(self, status: _Optional[_Union[_server_status_pb2.ServerStatus, _Mapping]] = ...) -> None: ...
 
 class ErrorDetail(_message.Message):
     __slots__ = ("kind", "message")

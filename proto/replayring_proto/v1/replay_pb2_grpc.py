@@ -44,9 +44,9 @@ class ReplayServiceStub(object):
     `replayring verify` on the server's machine says what is wrong;
     INTERNAL           a defect or an I/O error; the message carries an id to look up in the log.
 
-    Scope. A token to read with is good for GetBuffer, ListBuffers, GetItem, SampleBatch, ReadColumn
-    and WatchParameters; one to write with for every RPC. A call whose token is taken away while it
-    runs ends with UNAUTHENTICATED. The health service asks for no token.
+    Scope. A token to read with is good for GetBuffer, ListBuffers, GetItem, SampleBatch, ReadColumn,
+    WatchParameters and GetServerStatus; one to write with for every RPC. A call whose token is taken
+    away while it runs ends with UNAUTHENTICATED. The health service asks for no token.
 
     No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces.
 
@@ -113,6 +113,11 @@ class ReplayServiceStub(object):
                 request_serializer=replayring__proto_dot_v1_dot_replay__pb2.WatchParametersRequest.SerializeToString,
                 response_deserializer=replayring__proto_dot_v1_dot_replay__pb2.WatchParametersResponse.FromString,
                 _registered_method=True)
+        self.GetServerStatus = channel.unary_unary(
+                '/replayring.v1.ReplayService/GetServerStatus',
+                request_serializer=replayring__proto_dot_v1_dot_replay__pb2.GetServerStatusRequest.SerializeToString,
+                response_deserializer=replayring__proto_dot_v1_dot_replay__pb2.GetServerStatusResponse.FromString,
+                _registered_method=True)
 
 
 class ReplayServiceServicer(object):
@@ -134,9 +139,9 @@ class ReplayServiceServicer(object):
     `replayring verify` on the server's machine says what is wrong;
     INTERNAL           a defect or an I/O error; the message carries an id to look up in the log.
 
-    Scope. A token to read with is good for GetBuffer, ListBuffers, GetItem, SampleBatch, ReadColumn
-    and WatchParameters; one to write with for every RPC. A call whose token is taken away while it
-    runs ends with UNAUTHENTICATED. The health service asks for no token.
+    Scope. A token to read with is good for GetBuffer, ListBuffers, GetItem, SampleBatch, ReadColumn,
+    WatchParameters and GetServerStatus; one to write with for every RPC. A call whose token is taken
+    away while it runs ends with UNAUTHENTICATED. The health service asks for no token.
 
     No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces.
 
@@ -182,8 +187,9 @@ class ReplayServiceServicer(object):
 
     def AddEpisodes(self, request_iterator, context):
         """Adds episodes. The first message sets `start`. Each episode is then a pack, whose first message
-        also sets `sequence`; episodes may follow each other without waiting. The server acknowledges
-        each in order, once it would survive the server's death (kill -9); see README for power loss.
+        also sets `sequence`; small ones may share a message, as `episodes`. They may follow each other
+        without waiting. The server acknowledges each in order, once it would survive the server's death
+        (kill -9), and those that came together together; see README for power loss.
 
         An episode is refused whole: the call ends with the error, naming the sequence, and neither
         that episode nor a later one of this call was stored; all earlier ones were. Safe to retry: the
@@ -246,6 +252,14 @@ class ReplayServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetServerStatus(self, request, context):
+        """Returns how the server is doing: counters, what is used of its limits, what it warns of. It
+        takes no lock and is cheap enough to be asked every second. Safe to retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReplayServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -299,6 +313,11 @@ def add_ReplayServiceServicer_to_server(servicer, server):
                     request_deserializer=replayring__proto_dot_v1_dot_replay__pb2.WatchParametersRequest.FromString,
                     response_serializer=replayring__proto_dot_v1_dot_replay__pb2.WatchParametersResponse.SerializeToString,
             ),
+            'GetServerStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetServerStatus,
+                    request_deserializer=replayring__proto_dot_v1_dot_replay__pb2.GetServerStatusRequest.FromString,
+                    response_serializer=replayring__proto_dot_v1_dot_replay__pb2.GetServerStatusResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'replayring.v1.ReplayService', rpc_method_handlers)
@@ -326,9 +345,9 @@ class ReplayService(object):
     `replayring verify` on the server's machine says what is wrong;
     INTERNAL           a defect or an I/O error; the message carries an id to look up in the log.
 
-    Scope. A token to read with is good for GetBuffer, ListBuffers, GetItem, SampleBatch, ReadColumn
-    and WatchParameters; one to write with for every RPC. A call whose token is taken away while it
-    runs ends with UNAUTHENTICATED. The health service asks for no token.
+    Scope. A token to read with is good for GetBuffer, ListBuffers, GetItem, SampleBatch, ReadColumn,
+    WatchParameters and GetServerStatus; one to write with for every RPC. A call whose token is taken
+    away while it runs ends with UNAUTHENTICATED. The health service asks for no token.
 
     No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces.
 
@@ -599,6 +618,33 @@ class ReplayService(object):
             '/replayring.v1.ReplayService/WatchParameters',
             replayring__proto_dot_v1_dot_replay__pb2.WatchParametersRequest.SerializeToString,
             replayring__proto_dot_v1_dot_replay__pb2.WatchParametersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetServerStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/replayring.v1.ReplayService/GetServerStatus',
+            replayring__proto_dot_v1_dot_replay__pb2.GetServerStatusRequest.SerializeToString,
+            replayring__proto_dot_v1_dot_replay__pb2.GetServerStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,6 +25,7 @@ from replayring_server.engine import files
 from replayring_server.engine.cursor import Checkpoint, Cursor
 from replayring_server.engine.records import EpisodeLog, Origin, Record, WriterTable
 from replayring_server.engine.ring import RingWriter, check_ends
+from replayring_server.tally import BufferTally
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +74,16 @@ class Buffer:
         reader: reads the ring, from any thread.
         restored: whether opening it fell back to what its last sync made durable, because the
             machine was restarted since its files were last open.
+        opened_index: `index` that the next frame would have got when the buffer was opened.
+        tally: what is counted from then on.
     """
 
     def __init__(
-        self, folder: Path, name: str, on_failure: Callable[[], None] = lambda: None
+        self,
+        folder: Path,
+        name: str,
+        on_failure: Callable[[], None] = lambda: None,
+        renew: Callable[[Buffer], None] = lambda buffer: None,
     ) -> None:
         """Opens the buffer in `folder`, as its last server left it.
 
@@ -84,6 +91,7 @@ class Buffer:
             folder: where its files are.
             name: what it is called.
             on_failure: called once if the disk fails, from the thread that met the error.
+            renew: called when `renew_reservation` should be, from another thread and soon.
 
         Raises:
             StorageError: files are missing, damaged, or of an unknown version. Nothing is changed.
@@ -94,6 +102,7 @@ class Buffer:
         files.check_sizes(folder, sizes)
         self.name = name
         self._on_failure = on_failure
+        self._renew = renew
         self._folder = folder
         self._disk_bytes = sum(sizes.values())
         self._mapped = {file: files.map_file(folder / file, writable=True) for file in sizes}
@@ -113,10 +122,14 @@ class Buffer:
         check_ends(self.reader.live, columns)
         # A ring that a power loss left empty still knows how far its episodes were numbered.
         self._next_episode = self.reader.state()[2] or self._cursor.durable.episodes
+        self.opened_index = self.reader.live.end
+        self.tally = BufferTally()
         self._log = EpisodeLog(self._mapped[layout.EPISODES])
         self._writers = WriterTable(self._mapped[layout.WRITERS], self._log, self._next_episode)
         self._lock = threading.Lock()
         self._syncing = threading.Lock()
+        self._renewing = threading.Lock()
+        self._renewal_due = False
         self._closed = False
         self._deleted = False
         self._failed = False
@@ -142,10 +155,16 @@ class Buffer:
         files.write_whole(folder / layout.META, meta)
 
     def append(self, data: Mapping[str, Any], origin: Origin | None = None) -> Stored:
+        """Stores one episode and makes it as durable as the buffer promises; see `store`."""
+        stored = self.store(data, origin)
+        self.settle(stored)
+        return stored
+
+    def store(self, data: Mapping[str, Any], origin: Origin | None = None) -> Stored:
         """Stores one episode, whole, and makes it visible at once.
 
-        When this returns, the episode survives the death of the process; with durability "commit"
-        it survives a power loss as well.
+        When this returns, the episode survives the death of the process. It is to be acknowledged
+        only after `settle`.
 
         Args:
             data: an array of shape (T, *column shape) per declared column; `timestamp` and
@@ -163,10 +182,18 @@ class Buffer:
         with self._lock:
             self.check_open()
             known = origin and self._known(origin, payload_hash)
-            stored = known or self._store(arrays, origin, payload_hash)
+            return known or self._store(arrays, origin, payload_hash)
+
+    def settle(self, stored: Stored) -> None:
+        """Makes an episode, and all before it, as durable as the buffer promises.
+
+        With durability "commit", they survive a power loss when this returns.
+
+        Raises:
+            OSError: the disk failed; nothing is acknowledged any more.
+        """
         if self.spec.durability == "commit":
             self.sync(stored.index + stored.num_frames)
-        return stored
 
     def sync(self, until: int | None = None) -> None:
         """Makes the frames below `until`, or all there are, survive a power loss.
@@ -186,11 +213,23 @@ class Buffer:
             live, episodes = self.reader.live, self._next_episode
         if live.end == self._cursor.durable.head:
             return
-        with self._failing_for_good():
+        with self._failing_for_good(), self.tally.syncs.running():
             for file in self._mapped:
                 if file != layout.CURSOR:
                     files.sync_file(self._folder / file)
             self._cursor.checkpoint(live.end, live.start, episodes)
+
+    def renew_reservation(self) -> None:
+        """Reserves rows for the appends to come, which then need not wait for the disk.
+
+        Raises:
+            OSError: the disk failed; nothing is acknowledged any more.
+        """
+        with self._renewing:
+            self._renewal_due = False
+            if not self._closed:
+                with self._failing_for_good():
+                    self._cursor.renew()
 
     @contextmanager
     def _failing_for_good(self) -> Iterator[None]:
@@ -213,6 +252,11 @@ class Buffer:
         """
         if self._closed:
             raise NotFoundError(f"buffer {self.name!r} was deleted")
+
+    @property
+    def durable_index(self) -> int:
+        """Frames below this `index` survive a power loss."""
+        return self._cursor.durable.head
 
     def info(self) -> BufferInfo:
         """Returns the spec and where the ring stands."""
@@ -242,7 +286,7 @@ class Buffer:
         with self._lock:
             was_closed, self._closed = self._closed, True
             self._deleted = self._deleted or not sync
-        with self._syncing:  # also waits for a sync under way
+        with self._syncing, self._renewing:  # also waits for one that is under way
             if sync and not was_closed:
                 self._sync()
 
@@ -257,6 +301,9 @@ class Buffer:
         self._next_episode = episode + 1
         if record:
             self._writers.put(record)
+        if self._cursor.running_out and not self._renewal_due:
+            self._renewal_due = True
+            self._renew(self)
         return Stored(episode, index, frames)
 
     def _known(self, origin: Origin, payload_hash: bytes) -> Stored | None:

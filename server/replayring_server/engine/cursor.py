@@ -13,6 +13,7 @@ Rows of frames from `head` to `reserved` may have been written since, over the f
 `reserved - P`; these are given up, and the rest of the window at `head` is whole. So an append must
 not pass `reserved` before a slot with a higher one is on the disk. A new reservation reaches one
 slack beyond the append that needs it: what it gives up is then what that append evicts anyway.
+Another thread renews it before that, so that appends seldom wait for the disk.
 
 Which of the two is the truth is told by the boot id, which changes when the machine starts.
 """
@@ -105,6 +106,18 @@ class Cursor:
             with self._lock:
                 slot = self.durable
                 self._put(slot.head, slot.low, slot.episodes, until)
+
+    @property
+    def running_out(self) -> bool:
+        """Whether it is time to renew the reservation."""
+        return self.durable.reserved - self.counters.head < self._slack * 3 // 4
+
+    def renew(self) -> None:
+        """Reserves one slack beyond the present head, unless there is enough left."""
+        with self._lock:
+            if self.running_out:
+                slot = self.durable
+                self._put(slot.head, slot.low, slot.episodes, self.counters.head)
 
     def checkpoint(self, head: int, low: int, episodes: int) -> None:
         """Records that all rows below `head` are on the disk."""

@@ -91,6 +91,14 @@ class Parameters:
                 f"{', '.join(sorted(self._sets)) or 'none'}"
             ) from None
 
+    def newest(self) -> dict[str, ParameterSet]:
+        """Returns the newest version of every name, sorted."""
+        return dict(sorted(self._sets.items()))
+
+    def damaged(self) -> list[str]:
+        """Returns the names whose files are damaged, sorted."""
+        return sorted(self._damaged)
+
     def publish(self, name: str, pack: Pack) -> int:
         """Makes `pack` the newest version, on disk first, and returns its number.
 

@@ -81,7 +81,7 @@ class RingWriter:
             self._counters.low = end - self._rows
         self._counters.intent = max(self._counters.intent, end)
         for name, values in self._complete(arrays, episode_index, start, end).items():
-            self._write(self._columns[name], start, frames, values)
+            self._write(self._columns[name], start, values)
         if before_publish is not None:
             before_publish()
         self._counters.head = end
@@ -92,20 +92,23 @@ class RingWriter:
     ) -> dict[str, Array]:
         """Adds the preset columns, and ours."""
         count = np.arange(end - start)
+        bounds = np.empty((end - start, *BOUNDS.shape), BOUNDS.dtype)
+        bounds[:, 0], bounds[:, 1] = start, end
         presets = {
             FRAME_INDEX: count,
             TIMESTAMP: count / (self._spec.fps or 1.0),
             INDEX: count + start,
-            EPISODE_INDEX: np.broadcast_to(np.int64(episode_index), count.shape),
-            BOUNDS.name: np.broadcast_to(np.array((start, end)), (end - start, 2)),
+            EPISODE_INDEX: np.full(end - start, episode_index),
+            BOUNDS.name: bounds,
         }
         return {**presets, **arrays}
 
-    def _write(self, column: Array, start: int, frames: int, values: Array) -> None:
+    def _write(self, column: Array, start: int, values: Array) -> None:
         row = start % self._rows
-        before_end = min(frames, self._rows - row)
-        column[row : row + before_end] = values[:before_end]
-        column[: frames - before_end] = values[before_end:]
+        before_end = self._rows - row
+        column[row : row + len(values)] = values[:before_end]
+        if len(values) > before_end:
+            column[: len(values) - before_end] = values[before_end:]
 
 
 def check_counters(capacity: int, low: int, head: int, intent: int) -> None:

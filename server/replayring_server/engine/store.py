@@ -19,7 +19,7 @@ from replayring_proto.errors import (
     NotFoundError,
     StorageError,
 )
-from replayring_proto.limits import ServerLimits, check_limit
+from replayring_proto.limits import MAX_NAME, ServerLimits, check_limit
 from replayring_proto.spec import BufferSpec, check_name, is_name
 from replayring_server.engine import file_systems, files
 from replayring_server.engine.buffer import NOTHING, Buffer, Content
@@ -76,13 +76,15 @@ class Store:
         self._damaged: dict[str, str] = {}  # what is wrong, by name; an error would hold its frame
         with contextlib.ExitStack() as undo:
             self.lock = undo.enter_context(DirectoryLock(self.data_dir))
-            if concern := file_systems.concern(self.data_dir):
-                logger.warning("%s", concern)
+            self._concern = file_systems.concern(self.data_dir)
+            if self._concern:
+                logger.warning("%s", self._concern)
             self._remove_leftovers()
             self.parameters = Parameters(self.data_dir, self.limits.max_parameter_sets)
+            self._syncer = Syncer(lambda: list(self._buffers.values()))
+            undo.callback(self._syncer.stop)
             self._open_all()
             undo.pop_all()
-        self._syncer = Syncer(lambda: list(self._buffers.values()))
 
     def get(self, name: str) -> Buffer:
         """Returns an open buffer.
@@ -108,6 +110,17 @@ class Store:
     def buffers(self) -> list[Buffer]:
         """Returns all open buffers, by name. One deleted meanwhile still says what it was."""
         return sorted(self._buffers.values(), key=lambda buffer: buffer.name)
+
+    def warnings(self) -> list[str]:
+        """Returns what the owner of the data directory should know, a sentence each."""
+        damaged = {"buffers": sorted(self._damaged), "parameters": self.parameters.damaged()}
+        found = [self._concern] if self._concern else []
+        return found + [
+            f"damaged {what}, which are not served: {_some(names)}; `replayring verify "
+            f"{self.data_dir}` says more"
+            for what, names in damaged.items()
+            if names
+        ]
 
     def id_of(self, name: str) -> str | None:
         """Returns the identity of a buffer, or None for one that cannot be opened.
@@ -215,7 +228,7 @@ class Store:
             raise
         files.sync_folder(self.data_dir)
         try:
-            self._buffers[name] = Buffer(path, name, self._on_failure)
+            self._buffers[name] = self._buffer(path)
         except StorageError as error:
             self._damaged[name] = str(error)
             raise
@@ -235,7 +248,7 @@ class Store:
     def _open(self, folder: Path) -> Buffer:
         if folder.is_symlink():
             raise StorageError(f"{folder} is a symbolic link; refused")
-        buffer = Buffer(folder, folder.name, self._on_failure)
+        buffer = self._buffer(folder)
         live = buffer.reader.live
         logger.info("opened buffer %r: %d of %d frames", folder.name, len(live), live.capacity)
         if buffer.restored:
@@ -244,6 +257,9 @@ class Store:
                 folder.name,
             )
         return buffer
+
+    def _buffer(self, folder: Path) -> Buffer:
+        return Buffer(folder, folder.name, self._on_failure, self._syncer.renew)
 
     def _remove_leftovers(self) -> None:
         """Removes what a death in the middle of creating or deleting a buffer left behind."""
@@ -263,16 +279,6 @@ def buffer_folders(data_dir: Path) -> list[Path]:
 def leftovers(data_dir: Path) -> list[Path]:
     """Returns what a death in the middle of creating or deleting a buffer left behind."""
     return [path for prefix in (CREATING, DELETING) for path in sorted(data_dir.glob(f"{prefix}*"))]
-
-
-def no_such_buffer(name: str, known: list[str]) -> str:
-    """Returns the message about a name that no buffer has; short, however many there are."""
-    near = difflib.get_close_matches(name, known, 1)
-    if near:
-        return f"there is no buffer {name[:80]!r}; did you mean {near[0]!r}?"
-    some = ", ".join(known[:_NAMES_IN_MESSAGE]) or "none yet"
-    more = f" and {len(known) - _NAMES_IN_MESSAGE:,} more" if len(known) > _NAMES_IN_MESSAGE else ""
-    return f"there is no buffer {name[:80]!r}; there are {some}{more}"
 
 
 def _make_data_dir(data_dir: Path) -> Path:
@@ -297,6 +303,22 @@ def _is_buffer(path: Path) -> bool:
     except OSError:
         return True
     return not {layout.META, layout.CURSOR, layout.COLUMNS}.isdisjoint(found)
+
+
+def no_such_buffer(name: str, known: list[str]) -> str:
+    """Returns the message about a name that no buffer has; short, however many there are."""
+    name = name[: MAX_NAME + 20]  # it may be as long as a message, and comparing takes time
+    near = difflib.get_close_matches(name, known, 1)
+    if near:
+        return f"there is no buffer {name!r}; did you mean {near[0]!r}?"
+    return f"there is no buffer {name!r}; there are {_some(known) or 'none yet'}"
+
+
+def _some(names: list[str]) -> str:
+    """Returns names for a message; short, however many there are."""
+    some = ", ".join(names[:_NAMES_IN_MESSAGE])
+    more = len(names) - _NAMES_IN_MESSAGE
+    return f"{some} and {more:,} more" if more > 0 else some
 
 
 def _same_spec(buffer: Buffer, spec: BufferSpec) -> Buffer:

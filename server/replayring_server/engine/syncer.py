@@ -1,10 +1,11 @@
-"""The thread that keeps the promise of durability "interval": at most about a second is lost."""
+"""The threads that write to the disk before appends would have to wait for it."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 from collections.abc import Callable, Iterable
+from queue import SimpleQueue
 
 from replayring_server.engine.buffer import Buffer
 
@@ -12,27 +13,48 @@ INTERVAL_S = 1.0
 
 
 class Syncer:
-    """Syncs buffers once a second from a thread of its own, until stopped."""
+    """Syncs buffers once a second, and renews reservations on demand, until stopped.
+
+    The first keeps the promise of durability "interval": at most about a second is lost. The second
+    has a thread of its own, as a sync may take long.
+    """
 
     def __init__(self, buffers: Callable[[], Iterable[Buffer]]) -> None:
-        """Starts the thread.
+        """Starts the threads.
 
         Args:
             buffers: returns the buffers open at present.
         """
         self._buffers = buffers
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="replayring-sync", daemon=True)
-        self._thread.start()
+        self._running_out: SimpleQueue[Buffer | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=target, name=f"replayring-{name}", daemon=True)
+            for name, target in (("sync", self._sync), ("reserve", self._reserve))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def renew(self, buffer: Buffer) -> None:
+        """Has a buffer's reservation renewed soon. Called by the buffer, from any thread."""
+        self._running_out.put(buffer)
 
     def stop(self) -> None:
-        """Ends the thread; a sync under way is finished. May be called again."""
+        """Ends the threads; what is under way is finished. May be called again."""
         self._stopping.set()
-        self._thread.join()
+        self._running_out.put(None)
+        for thread in self._threads:
+            thread.join()
 
-    def _run(self) -> None:
+    def _sync(self) -> None:
         while not self._stopping.wait(INTERVAL_S):
             for buffer in self._buffers():
                 if buffer.spec.durability == "interval":
                     with contextlib.suppress(OSError):  # the buffer has told its store
                         buffer.sync()
+
+    def _reserve(self) -> None:
+        while (buffer := self._running_out.get()) is not None and not self._stopping.is_set():
+            with contextlib.suppress(OSError):
+                buffer.renew_reservation()
+            del buffer  # which may be deleted while this waits for the next

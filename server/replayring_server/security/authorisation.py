@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 Metadata: TypeAlias = "Iterable[tuple[str, str | bytes]]"
 Status: TypeAlias = "tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]"
+Refused: TypeAlias = "Callable[[str, grpc.StatusCode], None]"
 
 NEEDED = {
     "CreateBuffer": Scope.WRITE,
@@ -34,8 +35,20 @@ NEEDED = {
     "ReadColumn": Scope.READ,
     "PublishParameters": Scope.WRITE,
     "WatchParameters": Scope.READ,
+    "GetServerStatus": Scope.READ,
 }
 """The scope that each method of ReplayService needs. One that is not here is nobody's."""
+
+DIAGNOSTIC = dict.fromkeys(
+    (
+        *("ServerReflectionInfo", "GetTopChannels", "GetServers", "GetServer", "GetServerSockets"),
+        *("GetChannel", "GetSubchannel", "GetSocket"),
+    ),
+    Scope.READ,
+)
+"""The same of reflection and channelz, which hand out no frame and change nothing."""
+
+_SCOPES = {**NEEDED, **DIAGNOSTIC}
 
 
 @dataclass(eq=False)
@@ -55,9 +68,11 @@ class Authorisation:
         self._tokens = tokens
         self._calls: set[_Call] = set()
 
-    def guard(self, handler: grpc.GenericRpcHandler) -> grpc.GenericRpcHandler:
-        """Returns a handler that refuses before `handler` has read a message."""
-        return _Guard(self, handler)
+    def guard(
+        self, handler: grpc.GenericRpcHandler, refused: Refused = lambda method, code: None
+    ) -> grpc.GenericRpcHandler:
+        """Returns a handler that refuses before `handler` has read a message, and says so."""
+        return _Guard(self, handler, refused)
 
     def check(self, method: str, metadata: Metadata) -> bytes:
         """Returns the digest of the token that a call came with; empty where none is needed.
@@ -116,7 +131,7 @@ class Authorisation:
                 f"{method}: the server does not know this token (any more); ask whoever runs it "
                 "for a valid one"
             )
-        needed = NEEDED.get(method)
+        needed = _SCOPES.get(method)
         if needed is None or scope < needed:
             raise AccessDeniedError(
                 f"{method} needs a token of scope "
@@ -126,9 +141,12 @@ class Authorisation:
 
 
 class _Guard(grpc.GenericRpcHandler):
-    def __init__(self, authorisation: Authorisation, handler: grpc.GenericRpcHandler) -> None:
+    def __init__(
+        self, authorisation: Authorisation, handler: grpc.GenericRpcHandler, refused: Refused
+    ) -> None:
         self._authorisation = authorisation
         self._handler = handler
+        self._refused = refused
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
@@ -141,7 +159,9 @@ class _Guard(grpc.GenericRpcHandler):
         try:
             self._authorisation.check(method, details.invocation_metadata)
         except AccessDeniedError as error:
-            return grpc.stream_stream_rpc_method_handler(_refusing(method, to_status(error)))
+            status = to_status(error)
+            self._refused(method, status[0])
+            return grpc.stream_stream_rpc_method_handler(_refusing(method, status))
         return found
 
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 from typing import Any
 
 import grpc
 
 from replayring_proto.errors import InvalidRequestError, StorageError
-from replayring_proto.tls import Stamps, check_authorities, check_pair, read_file, stamps
+from replayring_proto.tls import (
+    Stamps,
+    check_authorities,
+    check_pair,
+    read_file,
+    server_context,
+    stamps,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +51,14 @@ class Certificates:
         return grpc.dynamic_ssl_server_credentials(
             self._first, fetch, require_client_authentication=self.client_ca is not None
         )
+
+    def context(self) -> ssl.SSLContext:
+        """Returns what a server other than gRPC's listens with: the files as they are now.
+
+        Raises:
+            StorageError: one cannot be read, or they do not fit each other (yet).
+        """
+        return server_context(self._cert, self._key, self.client_ca)
 
     def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
         """Returns the files' new content, or None: go on with the one before.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TypeAlias
 
 from replayring_proto.errors import MalformedMessageError, ReplayRingError
 from replayring_proto.framing import Frame, decode_frame
+from replayring_proto.limits import MAX_EPISODES_PER_MESSAGE, check_limit
 from replayring_proto.messages import parse
 from replayring_proto.pack import Pack, PackLayout, check_bools
 from replayring_proto.spec import BufferSpec, check_name
@@ -21,11 +23,21 @@ _MAX_SEQUENCE = (1 << 63) - 1
 # What the engine makes for each frame while it appends: the preset columns.
 _PRESET_BYTES = 32
 
+Episodes: TypeAlias = "list[tuple[int, Pack]]"
+"""Episodes that came whole, with their sequences."""
+
+
+Refusal: TypeAlias = "tuple[type[ReplayRingError], str]"
+"""Why an episode was not stored, nor any after it: an error's class and text.
+
+The error itself would hold the frames that it has passed, and so a deleted buffer's files, until
+the garbage collector came by."""
+
 
 class AddEpisodes:
-    """One AddEpisodes call: holds at most one episode in memory at a time.
+    """One AddEpisodes call: holds the episodes of one message, or a part of one, at a time.
 
-    While an episode waits for memory, or is being stored, nothing more is read, so a fast sender
+    While episodes wait for memory, or are being stored, nothing more is read, so a fast sender
     is slowed down by gRPC's flow control rather than by memory running out.
     """
 
@@ -36,6 +48,7 @@ class AddEpisodes:
         self._changes = changes
         self._workers = workers
         self._call = call
+        self._times = calls.tally.work["AddEpisodes"]
         self._receiver = PackReceiver(
             call, calls.staging, store.limits.max_episode_bytes, "an episode"
         )
@@ -44,7 +57,7 @@ class AddEpisodes:
         self._sequence = 0  # of the episode under way, if one is
 
     async def run(self) -> None:
-        """Receives until the caller is done; acknowledges each episode once it is stored.
+        """Receives until the caller is done; acknowledges episodes once they are stored.
 
         Raises:
             ReplayRingError: naming the sequence, if it is about an episode.
@@ -52,50 +65,71 @@ class AddEpisodes:
         call, receiver = self._call, self._receiver
         try:
             while (message := await call.read(midway=receiver.is_filling)) is not None:
-                pack = await self._take(decode_frame(message))
-                if pack is not None:
-                    await call.write(await self._add(pack))
+                episodes = await self._take(decode_frame(message))
+                if episodes:
+                    await self._add(episodes)
             receiver.finish()
         except ReplayRingError as error:
             if not self._sequence:
                 raise
-            raise type(error)(f"sequence {self._sequence}: {error}") from None
-
-    async def _take(self, frame: Frame) -> Pack | None:
-        """Takes a message; returns the episode that it completes, if it does."""
-        if frame.rest:
-            self._take_fields(frame)
-        if frame.header is not None and self._buffer is None:
-            raise MalformedMessageError("an episode came before `start`; name the buffer first")
-        if frame.header is not None and not frame.rest:
-            raise MalformedMessageError("an episode came without a sequence; number them from 1")
-        return await self._receiver.add(frame, self._cost)
-
-    def _take_fields(self, frame: Frame) -> None:
-        request = parse(replay_pb2.AddEpisodesRequest, frame.rest)
-        if request.HasField("start"):
+            kind, text = _refusal(self._sequence, error)
+            raise kind(text) from None
+        finally:
             if self._buffer is not None:
-                raise MalformedMessageError("`start` came twice; begin another call instead")
-            self._buffer = self._store.get(request.start.buffer)
-            self._writer_id = check_name(request.start.writer_id, "writer_id")
-        if frame.header is None:
-            if request.sequence:
-                raise MalformedMessageError("`sequence` came without an episode's pack")
-            return
-        if not 1 <= request.sequence <= _MAX_SEQUENCE:
-            raise MalformedMessageError(
-                f"an episode has sequence {request.sequence}; number them from 1 to 2^63 - 1"
-            )
-        self._sequence = request.sequence
+                self._buffer.tally.writers.left(self._writer_id)
+
+    async def _take(self, frame: Frame) -> Episodes:
+        """Takes a message; returns the episodes that it completes."""
+        fields = parse(replay_pb2.AddEpisodesRequest, frame.rest)
+        if fields.HasField("start"):
+            self._begin(fields.start)
+        if self._buffer is None and (frame.header is not None or frame.nested):
+            raise MalformedMessageError("an episode came before `start`; name the buffer first")
+        if frame.nested:
+            return await self._take_whole(frame, fields)
+        if frame.header is not None:
+            self._sequence = checked_sequence(fields.sequence)
+        elif fields.sequence:
+            raise MalformedMessageError("`sequence` came without an episode's pack")
+        pack = await self._receiver.add(frame, self._cost)
+        if pack is None:
+            return []
+        sequence, self._sequence = self._sequence, 0
+        return [(sequence, pack)]
+
+    def _begin(self, start: replay_pb2.AddEpisodesStart) -> None:
+        if self._buffer is not None:
+            raise MalformedMessageError("`start` came twice; begin another call instead")
+        self._buffer = self._store.get(start.buffer)
+        self._writer_id = check_name(start.writer_id, "writer_id")
+        self._buffer.tally.writers.joined(self._writer_id)
+
+    async def _take_whole(self, frame: Frame, fields: replay_pb2.AddEpisodesRequest) -> Episodes:
+        """Takes the episodes that share a message."""
+        if frame.header is not None or frame.data or fields.sequence:
+            raise MalformedMessageError("a message holds `episodes` and an episode; send either")
+        check_limit(
+            len(frame.nested), MAX_EPISODES_PER_MESSAGE, "episodes of a message", "send fewer"
+        )
+        parts = [decode_frame(part) for part in frame.nested]
+        sequences = [
+            checked_sequence(parse(replay_pb2.WholeEpisode, part.rest).sequence) for part in parts
+        ]
+        packs = await self._receiver.whole(parts, self._cost)
+        return list(zip(sequences, packs, strict=True))
 
     def _cost(self, layout: PackLayout) -> int:
         assert self._buffer is not None  # no pack begins before `start`
         return bytes_to_store(self._buffer.spec, layout)
 
-    async def _add(self, pack: Pack) -> bytes:
+    async def _add(self, episodes: Episodes) -> None:
+        """Stores episodes and acknowledges them.
+
+        Raises:
+            ReplayRingError: naming the first that was refused; those before it are acknowledged.
+        """
         buffer = self._buffer
         assert buffer is not None
-        origin = Origin(self._writer_id, self._sequence)
         hold = self._call.pass_on()
 
         def stored_or_not() -> None:
@@ -103,17 +137,30 @@ class AddEpisodes:
             self._changes.notify(buffer.buffer_id)
 
         lane = Lane.COMMIT if buffer.spec.durability == "commit" else Lane.APPEND
-        stored = await self._workers.change(
-            lane, partial(_append, buffer, pack, origin), then=stored_or_not
+        with self._times.running():
+            stored, refusal = await self._workers.change(
+                lane, partial(_append, buffer, self._writer_id, episodes), then=stored_or_not
+            )
+        if stored:
+            for (sequence, _), one in zip(episodes, stored, strict=False):
+                buffer.tally.acknowledged(self._writer_id, sequence, duplicate=one.duplicate)
+            await self._call.write(_acknowledge(episodes, stored))
+        if refusal is not None:
+            kind, text = refusal
+            raise kind(text)
+
+
+def checked_sequence(sequence: int) -> int:
+    """Returns an episode's sequence.
+
+    Raises:
+        MalformedMessageError: it is none.
+    """
+    if not 1 <= sequence <= _MAX_SEQUENCE:
+        raise MalformedMessageError(
+            f"an episode has sequence {sequence}; number them from 1 to 2^63 - 1"
         )
-        self._sequence = 0
-        return replay_pb2.AddEpisodesResponse(
-            sequence=origin.sequence,
-            episode_index=stored.episode_index,
-            index=stored.index,
-            num_frames=stored.num_frames,
-            duplicate=stored.duplicate,
-        ).SerializeToString()
+    return sequence
 
 
 def bytes_to_store(spec: BufferSpec, layout: PackLayout) -> int:
@@ -130,6 +177,38 @@ def bytes_to_store(spec: BufferSpec, layout: PackLayout) -> int:
     return nbytes + min(frames, spec.capacity) * _PRESET_BYTES  # longer ones are refused
 
 
-def _append(buffer: Buffer, pack: Pack, origin: Origin) -> Stored:
-    check_bools(pack.arrays)
-    return buffer.append(pack.arrays, origin)
+def _append(
+    buffer: Buffer, writer_id: str, episodes: Episodes
+) -> tuple[list[Stored], Refusal | None]:
+    """Stores episodes up to the first that is refused; returns when they are durable."""
+    stored: list[Stored] = []
+    refusal = None
+    for sequence, pack in episodes:
+        try:
+            check_bools(pack.arrays)
+            stored.append(buffer.store(pack.arrays, Origin(writer_id, sequence)))
+        except ReplayRingError as error:
+            refusal = _refusal(sequence, error)
+            break
+    if stored:
+        buffer.settle(max(stored, key=lambda one: one.index))
+    return stored, refusal
+
+
+def _refusal(sequence: int, error: ReplayRingError) -> Refusal:
+    return type(error), f"sequence {sequence}: {error}"
+
+
+def _acknowledge(episodes: Episodes, stored: list[Stored]) -> bytes:
+    return replay_pb2.AddEpisodesResponse(
+        acknowledgements=[
+            replay_pb2.Acknowledgement(
+                sequence=sequence,
+                episode_index=one.episode_index,
+                index=one.index,
+                num_frames=one.num_frames,
+                duplicate=one.duplicate,
+            )
+            for (sequence, _), one in zip(episodes, stored, strict=False)
+        ]
+    ).SerializeToString()

@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 SERVICE = replay_pb2.DESCRIPTOR.services_by_name["ReplayService"].full_name
 
+METHODS = tuple(
+    method.name for method in replay_pb2.DESCRIPTOR.services_by_name["ReplayService"].methods
+)
+
 Handler: TypeAlias = Callable[[Call], Awaitable[Any]]
 
 
@@ -59,7 +63,11 @@ def generic_handler(
             for method in methods
         },
     )
-    return authorisation.guard(handler)
+
+    def refused(method: str, code: grpc.StatusCode) -> None:
+        calls.tally.finished[method, code.name] += 1
+
+    return authorisation.guard(handler, refused)
 
 
 def _guarded(
@@ -69,13 +77,15 @@ def _guarded(
 
     @functools.wraps(handler)
     async def guarded(_: Any, context: Context) -> Any:
-        with calls.entered(context, unary=unary) as call:
+        with calls.entered(context, method, unary=unary) as call:
             try:
                 with authorisation.admitted(
                     method, context.invocation_metadata() or (), call.end_gently
                 ):
                     calls.check_room()
-                    return await handler(call)
+                    reply = await handler(call)
+                call.outcome = grpc.StatusCode.OK.name
+                return reply
             except ReplayRingError as error:
                 # Its status, and not the error: that would keep this frame and itself alive, and a
                 # deleted buffer's files with them, until the garbage collector comes by.
@@ -91,14 +101,17 @@ def _guarded(
             except Exception:
                 # What happened is for the log, not for the peer, who gets an id to ask about.
                 error_id = uuid.uuid4().hex[:12]
-                logger.exception("%s failed, id %s", method, error_id)
+                fields = {"method": method, "error_id": error_id}
+                logger.exception("%s failed, id %s", method, error_id, extra=fields)
                 text = f"{method} failed on the server; its log has the details under id {error_id}"
                 status = to_status(ServerError(text))
             # A peer that takes nothing takes no status either. Until it does, or is gone, the call
             # counts as one; what it held does not stay.
             call.release()
             code, message, trailing = status
-            logger.info("%s from %s: %s: %s", method, context.peer(), code.name, message)
+            call.outcome = code.name
+            fields = {"method": method, "peer": context.peer(), "code": code.name}
+            logger.info("%s from %s: %s: %s", *fields.values(), message, extra=fields)
             return await context.abort(code, message, trailing)
 
     return guarded

@@ -27,6 +27,16 @@ class Budget:
         """Bytes that have to be given back before the first who waits is served."""
         return self._queue[0][0] - self.free if self._queue else 0
 
+    @property
+    def empty(self) -> bool:
+        """Whether nobody holds any."""
+        return self.free == self.nbytes
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._queue)
+
     async def take(self, nbytes: int) -> Hold:
         """Returns a hold on that much, at most all there is, once there is room."""
         if nbytes and (self._queue or nbytes > self.free):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
@@ -24,13 +25,18 @@ from replayring_proto.errors import (
     ServerUnavailableError,
 )
 from replayring_proto.limits import CHUNK_BYTES, ServerLimits, check_limit
+from replayring_server.allocator import give_back_freed_memory
 from replayring_server.service.budget import Budget, Hold
+from replayring_server.tally import CallTally
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 # A peer that moves less than this between two looks does as good as nothing.
 _STEP_BYTES = 64 << 10
 _TICKS_OF_PATIENCE = 4
+
+# Of these an answer is work; the call itself may last for weeks.
+_LASTING = {"AddEpisodes", "SampleBatch", "WatchParameters"}
 
 
 class Call:
@@ -42,9 +48,13 @@ class Call:
         hold: the memory that the call has taken for its pack; given back when the call ends.
         unwanted: says whether what is being sent is of no use any more.
         ended_with: why the call was ended from outside, if it was.
+        method: its method.
+        outcome: name of the status code that it ended with.
     """
 
-    def __init__(self, calls: Calls, context: Context) -> None:
+    def __init__(self, calls: Calls, context: Context, method: str) -> None:
+        self.method = method
+        self.outcome = grpc.StatusCode.CANCELLED.name  # unless somebody gets to say otherwise
         self._calls = calls
         self._context = context
         self._task: asyncio.Task[Any] | None = asyncio.current_task()
@@ -82,6 +92,7 @@ class Call:
         self._begun = True
         if message is grpc.aio.EOF:
             return None
+        self._calls.tally.received_bytes += len(message)
         self._count(len(message))
         return bytes(message)
 
@@ -91,6 +102,7 @@ class Call:
             self._writing = True
             await self._context.write(message)
             self._writing = False
+        self._calls.tally.sent_bytes += len(message)
         self._count(len(message))
         if self._last_words is not None:
             raise self._last_words
@@ -147,6 +159,11 @@ class Call:
         else:
             self.end(error)
 
+    @property
+    def peer(self) -> str:
+        """Whose connection it came on."""
+        return self._context.peer()
+
     def tick(self) -> None:
         """Counts the time that passes."""
         self.age += 1
@@ -177,10 +194,13 @@ class Calls:
         stopping: whether the server is about to stop.
         staging: memory for packs that come in.
         sending: memory for packs that go out.
+        tally: what is counted of calls.
+        watchers: calls that follow parameters.
     """
 
-    def __init__(self, limits: ServerLimits) -> None:
+    def __init__(self, limits: ServerLimits, tally: CallTally) -> None:
         self.stopping = False
+        self.tally = tally
         self.staging = Budget(limits.max_staging_bytes)
         self.sending = Budget(limits.max_sending_bytes)
         self._limits = limits
@@ -189,13 +209,20 @@ class Calls:
         self._ticks_of_unary = math.ceil(limits.unary_timeout_s / self._tick_s)
         self._calls: dict[Call, bool] = {}  # and whether each is unary
         self._resting: set[Call] = set()
-        self._watchers = 0
+        self.watchers = 0
         self._ticking = False
+        self._quiet: int | None = None  # ticks, until memory has been given back
+
+    def __iter__(self) -> Iterator[Call]:
+        return iter(self._calls)
+
+    def __len__(self) -> int:
+        return len(self._calls)
 
     @contextmanager
-    def entered(self, context: Context, *, unary: bool) -> Iterator[Call]:
+    def entered(self, context: Context, method: str, *, unary: bool) -> Iterator[Call]:
         """Counts the running task as a call, and keeps an eye on it."""
-        call = Call(self, context)
+        call, begun = Call(self, context, method), time.perf_counter()
         self._calls[call] = unary
         if not self._ticking:
             self._schedule()
@@ -204,6 +231,9 @@ class Calls:
         finally:
             call.release()
             del self._calls[call]
+            self.tally.finished[method, call.outcome] += 1
+            if call.outcome == grpc.StatusCode.OK.name and method not in _LASTING:
+                self.tally.work[method].add(time.perf_counter() - begun)
 
     def check_room(self) -> None:
         """Checks that there are not too many calls, the last one included.
@@ -226,16 +256,16 @@ class Calls:
             LimitExceededError: there are too many.
         """
         check_limit(
-            self._watchers + 1,
+            self.watchers + 1,
             self._limits.max_watchers,
             "calls that follow parameters",
             "end some, or raise max_watchers",
         )
-        self._watchers += 1
+        self.watchers += 1
         try:
             yield
         finally:
-            self._watchers -= 1
+            self.watchers -= 1
 
     @contextmanager
     def resting(self, call: Call) -> Iterator[None]:
@@ -274,7 +304,18 @@ class Calls:
                 call.end(_stalled(self._limits.stall_patience_s, "a newer version is there"))
         for budget in (self.staging, self.sending):
             self._make_room(budget)
+        self._count_quiet()
         self._schedule()
+
+    def _count_quiet(self) -> None:
+        """Gives memory back when no large pack has been on its way for a while."""
+        if not (self.staging.empty and self.sending.empty):
+            self._quiet = 0
+        elif self._quiet is not None:
+            self._quiet += 1
+            if self._quiet > _TICKS_OF_PATIENCE or not self._calls:
+                self._quiet = None
+                give_back_freed_memory()
 
     def _is_stalled(self, call: Call) -> bool:
         return call.idle >= _TICKS_OF_PATIENCE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from replayring_proto.errors import MalformedMessageError
 from replayring_proto.framing import Frame, encode_pack
@@ -10,6 +10,8 @@ from replayring_proto.limits import check_limit
 from replayring_proto.pack import Pack, PackAssembler, PackLayout, parse_header
 from replayring_server.service.budget import Budget
 from replayring_server.service.calls import Call
+
+_REMEDY = "split it into smaller ones"
 
 
 async def send_pack(call: Call, pack: Pack, rest: bytes = b"") -> None:
@@ -53,7 +55,9 @@ class PackReceiver:
             LimitExceededError: the announced body is too large; nothing was allocated.
         """
         if frame.header is not None:
-            await self._begin(frame.header, cost)
+            layout = self._announced(frame.header)
+            await self._reserve(cost(layout))
+            self._assembler = PackAssembler(layout)
         if self._assembler is None:
             if frame.data:
                 raise MalformedMessageError(f"bytes of {self._what} came before its pack header")
@@ -64,6 +68,32 @@ class PackReceiver:
         pack, self._assembler = self._assembler.pack, None
         return pack
 
+    async def whole(self, frames: Sequence[Frame], cost: Callable[[PackLayout], int]) -> list[Pack]:
+        """Takes packs that came whole in one message; waits for memory to hold all of them.
+
+        Args:
+            frames: the packs.
+            cost: as for `add`.
+
+        Raises:
+            MalformedMessageError: one has no header, or a body of another length.
+            LimitExceededError: one is too large, or all of them are; nothing was allocated.
+        """
+        layouts = [self._announced(frame.header or b"") for frame in frames]
+        for frame, layout in zip(frames, layouts, strict=True):
+            if frame.header is None or len(frame.data) != layout.nbytes:
+                raise MalformedMessageError(
+                    f"{self._what} in a shared message must be whole: {layout.nbytes:,} bytes by "
+                    f"its header, but {len(frame.data):,} came"
+                )
+        await self._reserve(sum(cost(layout) for layout in layouts))
+        packs = []
+        for frame, layout in zip(frames, layouts, strict=True):
+            assembler = PackAssembler(layout)
+            assembler.add(frame.data)
+            packs.append(assembler.pack)
+        return packs
+
     def finish(self) -> None:
         """Checks that no pack was left incomplete when the peer stopped sending.
 
@@ -73,15 +103,16 @@ class PackReceiver:
         if self.is_filling:
             raise MalformedMessageError(f"the call ended in the middle of {self._what}")
 
-    async def _begin(self, header: bytes, cost: Callable[[PackLayout], int]) -> None:
+    def _announced(self, header: bytes) -> PackLayout:
+        """Returns the layout of a pack that begins here, if it may."""
         if self._assembler is not None:
             raise MalformedMessageError(
                 f"a pack header came before the {self._what} before it was complete"
             )
         layout = parse_header(header)
-        remedy = "split it into smaller ones"
-        check_limit(layout.nbytes, self._max_bytes, f"bytes of {self._what}", remedy)
-        nbytes = cost(layout)
-        check_limit(nbytes, self._budget.nbytes, f"bytes needed to store {self._what}", remedy)
+        check_limit(layout.nbytes, self._max_bytes, f"bytes of {self._what}", _REMEDY)
+        return layout
+
+    async def _reserve(self, nbytes: int) -> None:
+        check_limit(nbytes, self._budget.nbytes, f"bytes needed to store {self._what}", _REMEDY)
         await self._call.take(self._budget, nbytes)
-        self._assembler = PackAssembler(layout)

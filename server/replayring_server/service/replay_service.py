@@ -7,16 +7,19 @@ from functools import partial
 import grpc
 
 from replayring_proto.messages import info_to_message, parse, spec_from_message
+from replayring_proto.server_status import ServerStatus, status_to_message
 from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Store
 from replayring_server.security.authorisation import Authorisation
 from replayring_server.service import fetching, listing, publishing
 from replayring_server.service.adding import AddEpisodes
-from replayring_server.service.boundary import generic_handler
+from replayring_server.service.boundary import METHODS, generic_handler
 from replayring_server.service.calls import Call, Calls
 from replayring_server.service.changes import Changes
+from replayring_server.service.reporting import Reporter
 from replayring_server.service.sampling import SampleBatch
 from replayring_server.service.workers import Lane, Workers
+from replayring_server.tally import CallTally
 
 
 class ReplayService:
@@ -27,7 +30,8 @@ class ReplayService:
         self._authorisation = authorisation
         self._changes = Changes()
         self._workers = Workers()
-        self._calls = Calls(store.limits)
+        self._calls = Calls(store.limits, CallTally(METHODS))
+        self._reporter = Reporter(store, self._calls)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Returns what a gRPC server registers."""
@@ -43,10 +47,15 @@ class ReplayService:
                 "ReadColumn": self._read_column,
                 "PublishParameters": self._publish_parameters,
                 "WatchParameters": self._watch_parameters,
+                "GetServerStatus": self._get_server_status,
             },
             self._calls,
             self._authorisation,
         )
+
+    def status(self) -> ServerStatus:
+        """Returns how the server is doing."""
+        return self._reporter.status()
 
     def stop_waiting(self) -> None:
         """Ends calls that merely wait; those at work go on."""
@@ -104,3 +113,9 @@ class ReplayService:
 
     async def _watch_parameters(self, call: Call) -> None:
         await publishing.watch(self._store, self._changes, self._calls, call)
+
+    async def _get_server_status(self, call: Call) -> bytes:
+        parse(replay_pb2.GetServerStatusRequest, await call.request())
+        return replay_pb2.GetServerStatusResponse(
+            status=status_to_message(self.status())
+        ).SerializeToString()

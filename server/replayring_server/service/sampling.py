@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 import numpy as np
@@ -36,8 +37,10 @@ class SampleBatch:
         self._sampler: UniformSampler | None = None
         self._nbytes = 0
         self._work = 0
+        self._batch_size = 0
         self._batches_per_pack = 1
         self._min_frames = 1
+        self._times = calls.tally.work["SampleBatch"]
 
     async def run(self) -> None:
         """Answers every request with the batches that it wants."""
@@ -67,6 +70,7 @@ class SampleBatch:
         if spec.HasField("seed") or self._rng is None:
             self._rng = np.random.default_rng(spec.seed if spec.HasField("seed") else None)
         sampler = UniformSampler(buffer.reader, query, self._rng)
+        self._batch_size = query.batch_size
         self._nbytes = check_reply(self._store.limits, sampler.plan, query.batch_size)
         self._work = work_for(sampler.plan, query.batch_size)
         if spec.min_frames > buffer.spec.capacity:
@@ -112,12 +116,15 @@ class SampleBatch:
         buffer.check_open()
         if len(buffer.reader.live) < self._min_frames:
             return None
+        begun = time.perf_counter()
         await self._call.take(self._calls.sending, self._nbytes * batches)
-        draw, next_index = partial(sampler.batch, batches), buffer.reader.live.end
+        next_index = buffer.reader.live.end
+        lane, work = (Lane.SEARCH, None) if sampler.costly else (Lane.READ, self._work * batches)
         try:
-            if sampler.costly:
-                return await self._workers.run(Lane.SEARCH, draw), next_index
-            return await self._workers.run(Lane.READ, draw, self._work * batches), next_index
+            pack = await self._workers.run(lane, partial(sampler.batch, batches), work)
         except NothingEligible:
             self._call.release()  # an episode that is long enough may yet come
             return None
+        self._times.add(time.perf_counter() - begun)
+        buffer.tally.sampled(batches, batches * self._batch_size)
+        return pack, next_index

@@ -69,6 +69,6 @@ class Workers:
             del work
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Ends the threads. What still waits for one is dropped; what has begun is finished."""
         for threads in self._lanes.values():
-            threads.shutdown()
+            threads.shutdown(cancel_futures=True)

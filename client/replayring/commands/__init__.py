@@ -1,0 +1,1 @@
+"""What the client's commands share; each command is a module of its own elsewhere."""

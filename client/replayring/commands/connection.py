@@ -1,0 +1,55 @@
+"""A server's address on the command line, with all that `connect` takes to reach it."""
+
+from __future__ import annotations
+
+import argparse
+
+from replayring.client import Client, connect
+from replayring_proto.tls import TLS
+
+__all__ = ["add_connection_arguments", "connect_by"]
+
+
+def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the address and how to reach it."""
+    parser.add_argument("address", metavar="HOST:PORT", help="the server")
+    group = parser.add_argument_group(
+        "connection", "as for replayring.connect; a token may also be in REPLAYRING_TOKEN"
+    )
+    group.add_argument("--tls", action="store_true", help="use TLS and trust public authorities")
+    group.add_argument("--tls-ca", metavar="FILE", help="use TLS and trust these authorities")
+    group.add_argument("--tls-cert", metavar="FILE", help="certificate to show the server")
+    group.add_argument("--tls-key", metavar="FILE", help="its private key")
+    group.add_argument(
+        "--tls-server-name", metavar="NAME", help="name in the server's certificate, if not HOST"
+    )
+    # There is no --token: whoever lists this machine's processes would read it.
+    group.add_argument("--token-file", metavar="FILE", help="file that holds the token")
+    group.add_argument(
+        "--insecure", action="store_true", help="send the token in the clear to another machine"
+    )
+
+
+def connect_by(arguments: argparse.Namespace, timeout: float) -> Client:
+    """Returns a client of the server that the command line names.
+
+    Args:
+        arguments: parsed, of a parser that `add_connection_arguments` was given.
+        timeout: seconds that a call may take.
+
+    Raises:
+        InvalidRequestError, StorageError: as `connect`.
+    """
+    tls = TLS(
+        ca=arguments.tls_ca,
+        cert=arguments.tls_cert,
+        key=arguments.tls_key,
+        server_name=arguments.tls_server_name,
+    )
+    return connect(
+        arguments.address,
+        timeout=timeout,
+        tls=tls if tls != TLS() else arguments.tls,
+        token_file=arguments.token_file,
+        insecure=arguments.insecure,
+    )

@@ -1,0 +1,90 @@
+"""Watches of the health service: none holds up another, nor the server."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from grpc_health.v1 import health_pb2
+
+from replayring_server.health import Health
+from tests.support import LocalServer
+from tests.wire import NOT_SERVING, SERVING, Stream, Wire
+
+REQUEST = health_pb2.HealthCheckRequest()
+
+
+class Watcher:
+    """A peer of the service, which hears what it is told, unless it takes nothing."""
+
+    def __init__(self, *, takes: bool = True) -> None:
+        self.heard: list[int] = []
+        self.asked = asyncio.Event()
+        self._takes = takes
+
+    async def write(self, message: bytes) -> None:
+        self.asked.set()
+        if not self._takes:
+            await asyncio.Event().wait()
+        self.heard.append(health_pb2.HealthCheckResponse.FromString(message).status)
+
+
+async def watching(health: Health, watcher: Any) -> asyncio.Task[None]:
+    """Begins a watch, and returns when it has said something."""
+    task = asyncio.create_task(health._watch(REQUEST.SerializeToString(), watcher))
+    await asyncio.wait_for(watcher.asked.wait(), 60)
+    return task
+
+
+def test_watcher_that_takes_nothing_holds_up_nobody() -> None:
+    async def main() -> None:
+        health = Health([])
+        stalled, honest = Watcher(takes=False), Watcher()
+        stuck, told = await watching(health, stalled), await watching(health, honest)
+        health.set_serving(True)
+        await asyncio.sleep(0)
+        health.set_serving(False)
+        health.end_watches()
+        await asyncio.wait_for(told, 60)
+        assert honest.heard[-1] == NOT_SERVING
+        assert not stuck.done()
+        stuck.cancel()
+
+    asyncio.run(main())
+
+
+def test_watch_that_begins_when_the_server_stops_is_told_and_ends() -> None:
+    async def main() -> None:
+        health = Health([])
+        health.end_watches()
+        watcher = Watcher()
+        await asyncio.wait_for(await watching(health, watcher), 60)
+        assert watcher.heard == [NOT_SERVING]
+
+    asyncio.run(main())
+
+
+def watch(wire: Wire) -> Stream:
+    stream = wire.stream("/grpc.health.v1.Health/Watch", timeout=60)
+    stream.send(REQUEST)
+    stream.done_sending()
+    return stream
+
+
+def next_status(stream: Stream) -> int:
+    return health_pb2.HealthCheckResponse.FromString(stream.receive()).status
+
+
+def test_watcher_that_leaves_takes_nothing_from_the_others(tmp_path: Path) -> None:
+    async def announce(server: LocalServer) -> None:
+        server.server.announce_stop()
+
+    with LocalServer(tmp_path / "data") as server, Wire(server.address) as wire:
+        leaving, staying = watch(wire), watch(wire)
+        assert (next_status(leaving), next_status(staying)) == (SERVING, SERVING)
+        leaving.cancel()
+        with Wire(server.address) as other:
+            assert next_status(watch(other)) == SERVING
+            server.run(announce(server))
+        assert next_status(staying) == NOT_SERVING
