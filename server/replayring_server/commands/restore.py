@@ -7,6 +7,7 @@ import json
 import sys
 
 from replayring_proto.errors import ReplayRingError
+from replayring_server.descriptors import raise_descriptor_limit
 from replayring_server.snapshots import restore
 from replayring_server.snapshots.progress import Progress
 
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the outcome; returns 0, or 1 if it could not be restored."""
+    raise_descriptor_limit()
     try:
         restored = restore(
             arguments.source,

@@ -7,6 +7,7 @@ import json
 import sys
 
 from replayring_proto.errors import ReplayRingError
+from replayring_server.descriptors import raise_descriptor_limit
 from replayring_server.snapshots import snapshot
 from replayring_server.snapshots.progress import Progress
 
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the outcome; returns 0, 1 if something could not be taken, 2 if nothing could."""
+    raise_descriptor_limit()
     try:
         taken = snapshot(
             arguments.directory,
