@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import precondition, rule
 
 from replayring_server.engine import Store
 from replayring_server.inspection import verify
 from replayring_server.snapshots import parts, restore, snapshot
-from tests.engine.test_model import CAPACITIES, EngineAndModel
+from tests.engine.test_model import CAPACITIES, EngineAndModel, explore
 
 EXAMPLES = int(os.environ.get("REPLAYRING_SNAPSHOT_EXAMPLES", "6"))
 
@@ -68,16 +67,4 @@ class SnapshotsAndModel(EngineAndModel):
 
 @pytest.mark.parametrize("capacity", CAPACITIES)
 def test_what_comes_back_is_what_was(capacity: int) -> None:
-    class Machine(SnapshotsAndModel):
-        pass
-
-    Machine.capacity = capacity
-    run_state_machine_as_test(
-        Machine,
-        settings=settings(
-            deadline=None,
-            max_examples=EXAMPLES,
-            stateful_step_count=25,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    explore(SnapshotsAndModel, capacity, EXAMPLES)
