@@ -105,14 +105,24 @@ def test_errors_of_a_store_become_ours(
 ) -> None:
     from fsspec.implementations.memory import MemoryFileSystem
 
+    real = MemoryFileSystem.pipe_file
+
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("credentials have expired")
 
-    monkeypatch.setattr(MemoryFileSystem, "pipe_file", fail)
+    def fail_below(self: Any, path: str, *arguments: Any) -> None:
+        if "/buffers/" in path or "/parameters/" in path:
+            fail()
+        real(self, path, *arguments)
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", fail_below)
     taken = snapshot(store.data_dir, "memory://failing")
     assert taken.failed.keys() == {"buffer empty", "buffer ring", "parameters policy"}
     assert "cannot write memory://failing/buffers/" in taken.failed["buffer ring"]
     assert "credentials have expired" in taken.failed["buffer ring"]
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", fail)
+    with pytest.raises(StorageError, match=r"cannot write memory://nowhere/manifest\.json"):
+        snapshot(store.data_dir, "memory://nowhere")
     monkeypatch.setattr(MemoryFileSystem, "cat_file", fail)
     with pytest.raises(StorageError, match=r"cannot read memory://failing/manifest\.json"):
         restore("memory://failing", tmp_path / "back")

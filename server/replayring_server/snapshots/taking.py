@@ -133,7 +133,10 @@ def snapshot(
 
 
 class _Taking:
-    """One snapshot of one data directory."""
+    """One snapshot of one data directory.
+
+    What it knows of the manifest is always what lies at the destination.
+    """
 
     def __init__(self, folder: Path, place: Place, replace: bool, progress: Progress) -> None:
         self._folder = folder
@@ -207,9 +210,10 @@ class _Taking:
         before = self._manifest.parameters.get(path.name)
         if before and before.version > version:
             self._refuse(f"the destination has version {before.version}, this is {version}")
-        if before != entry:
-            self._place.write(entry.path(path.name), content)
-            self._write(parameters={**self._manifest.parameters, path.name: entry})
+        folder, _, file = entry.path(path.name).rpartition("/")
+        if self._place.sizes(folder).get(file) != len(content):
+            self._place.write(f"{folder}/{file}", content)
+        self._write(parameters={**self._manifest.parameters, path.name: entry})
         self._taken.parameters[path.name] = version
 
     def _let_go(self, buffers: Sequence[str], sets: Sequence[str]) -> None:
@@ -231,8 +235,8 @@ class _Taking:
     def _write(self, **changes: Any) -> None:
         changed = replace(self._manifest, **changes)
         if changed != self._manifest or not self._written:
-            self._manifest, self._written = changed, True
             self._place.write(manifests.NAME, changed.encode())
+            self._manifest, self._written = changed, True
 
     def _prune(self) -> None:
         """Removes files that the manifest does not need."""
