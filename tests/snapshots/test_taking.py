@@ -22,6 +22,7 @@ from replayring_proto.pack import Pack
 from replayring_server.engine import Origin, Store
 from replayring_server.inspection import verify
 from replayring_server.snapshots import restore, snapshot
+from replayring_server.snapshots.places import FolderPlace
 from replayring_server.snapshots.source import Source
 from tests.engine.folders import fingerprint
 from tests.engine.lives import die
@@ -344,3 +345,23 @@ def test_numbers_go_on_in_a_ring_that_a_power_loss_left_empty(
         assert len(store.get("ring").reader.live) == 0
         assert moment(back.get("ring")) == moment(store.get("ring"))
         assert back.get("ring").append(episode(5, 1)).episode_index == 2
+
+
+def test_a_manifest_that_cannot_be_written_costs_nothing_that_the_one_before_needs(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = str(tmp_path / "to")
+    snapshot(store.data_dir, to)
+    before, real = moment(store.get("ring")), FolderPlace.write
+    fill(store.get("ring"), 61, 20)
+
+    def write(self: FolderPlace, name: str, content: Any) -> None:
+        if name == "manifest.json":
+            raise StorageError("the store is away")
+        real(self, name, content)
+
+    monkeypatch.setattr(FolderPlace, "write", write)
+    taken = snapshot(store.data_dir, to, prune=True)
+    assert taken.failed == {"buffer ring": "the store is away"}
+    restore(to, tmp_path / "back")
+    assert restored_moment(tmp_path / "back") == before
