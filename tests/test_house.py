@@ -40,6 +40,13 @@ FORBIDDEN = {
         "uvloop",
         "replayring_server.service",
     },
+    SERVER / "snapshots": {
+        "grpc",
+        "grpc_health",
+        "asyncio",
+        "uvloop",
+        "replayring_server.service",
+    },
     SERVER / "engine": {
         *("grpc", "grpc_health", "asyncio", "uvloop", "replayring_server.service"),
         *EXPORTERS,

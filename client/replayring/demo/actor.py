@@ -34,7 +34,7 @@ from replayring.demo.sac import Policy
 __all__ = ["collect", "rollout"]
 
 
-def collect(client: replayring.Client, *, seed: int) -> None:
+def collect(client: replayring.ReplayClient, *, seed: int) -> None:
     """Collect experience for as long as policies arrive.
 
     One episode per policy keeps actors in step with the learner however fast either machine is.

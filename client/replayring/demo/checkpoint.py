@@ -39,7 +39,7 @@ class Training:
     evaluations: list[Evaluation] = field(default_factory=list)
 
 
-def save(client: replayring.Client, training: Training, agent: Mapping[str, Tensor]) -> None:
+def save(client: replayring.ReplayClient, training: Training, agent: Mapping[str, Tensor]) -> None:
     """Publish all of it, in place of the checkpoint before."""
     counts = [training.first_index, training.first_episode, training.steps]
     rows = [(e.steps, e.seconds, e.mean_return) for e in training.evaluations]
@@ -51,7 +51,7 @@ def save(client: replayring.Client, training: Training, agent: Mapping[str, Tens
     client.publish(CHECKPOINT, tensors)
 
 
-def load(client: replayring.Client) -> tuple[Training, dict[str, Tensor]] | None:
+def load(client: replayring.ReplayClient) -> tuple[Training, dict[str, Tensor]] | None:
     """The training that was saved last and its agent's tensors, or None if there never was one."""
     try:
         _, tensors = client.latest(CHECKPOINT)

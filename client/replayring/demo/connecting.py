@@ -41,7 +41,7 @@ def passed_on(args: argparse.Namespace) -> list[str]:
     ]
 
 
-def connect(args: argparse.Namespace, *, timeout: float = 30.0) -> replayring.Client:
+def connect(args: argparse.Namespace, *, timeout: float = 30.0) -> replayring.ReplayClient:
     """A client of the server at `args.address`; whoever asked for it closes it.
 
     Raises:

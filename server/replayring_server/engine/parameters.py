@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replayring_proto.errors import (
+    AlreadyExistsError,
     InvalidRequestError,
     LimitExceededError,
     MalformedMessageError,
@@ -139,6 +140,24 @@ class Parameters:
             self._damaged.pop(name, None)
             return version
 
+    def restore(self, name: str, encoded: bytes) -> int:
+        """Takes over the content of such a file as it was written, and returns its version.
+
+        Raises:
+            AlreadyExistsError: others were published under that name.
+            StorageError: it is not what was published under that name.
+        """
+        restored = decode(name, encoded, f"the copy of parameters {name!r}")
+        with self._publishing:
+            if name in self._sets or name in self._damaged:
+                raise AlreadyExistsError(
+                    f"there are parameters {name!r}, which are not overwritten; move "
+                    f"{self._folder / name} away first"
+                )
+            files.write_whole(self._folder / name, encoded)
+            self._sets[name] = restored
+        return restored.version
+
 
 def files_of(data_dir: Path) -> list[Path]:
     """Returns the files of a data directory's published parameters, sorted.
@@ -165,7 +184,21 @@ def load(path: Path) -> ParameterSet:
     Raises:
         StorageError: it is damaged, or is not what was published under its name.
     """
-    content = memoryview(files.read_whole(path, at_most=None))
+    return decode(path.name, files.read_whole(path, at_most=None), str(path))
+
+
+def decode(name: str, encoded: bytes, where: str) -> ParameterSet:
+    """Returns the parameters in the content of a file of theirs.
+
+    Args:
+        name: under which they were published.
+        encoded: the content.
+        where: the file, for messages.
+
+    Raises:
+        StorageError: as `load`.
+    """
+    content = memoryview(encoded)
     start = _PREFIX.size + _CHECKSUM.size
     try:
         if len(content) < start:
@@ -173,7 +206,7 @@ def load(path: Path) -> ParameterSet:
         magic, version, header_bytes, body_bytes = _PREFIX.unpack_from(content)
         (checksum,) = _CHECKSUM.unpack_from(content, _PREFIX.size)
         header, body = content[start : start + header_bytes], content[start + header_bytes :]
-        found = _checksum(path.name, content[: _PREFIX.size], header, body)
+        found = _checksum(name, content[: _PREFIX.size], header, body)
         if magic != _MAGIC or len(body) != body_bytes or checksum != found:
             raise MalformedMessageError("the checksum does not match")
         layout = parse_header(bytes(header))
@@ -181,7 +214,7 @@ def load(path: Path) -> ParameterSet:
             raise MalformedMessageError("its header announces another size")
     except (MalformedMessageError, LimitExceededError) as error:
         raise StorageError(
-            f"{path} is damaged ({error}); remove it, and publish the parameters again"
+            f"{where} is damaged ({error}); remove it, and publish the parameters again"
         ) from None
     assembler = PackAssembler(layout)
     assembler.add(body)

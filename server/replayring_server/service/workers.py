@@ -10,8 +10,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Handing a call to a thread and back takes as long as moving a quarter of this, on a busy machine as
-# long as all of it; and nobody notices that the loop is busy meanwhile.
+# Handing a call to a thread and back takes as long as moving a quarter of this, on a busy machine
+# as long as all of it; and nobody notices that the loop is busy meanwhile.
 INLINE_BYTES = 3 << 19
 
 
