@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -121,6 +122,17 @@ class ReplayBuffer(Protocol):
 
 class ReplayClient(Protocol):
     """A client, of however many servers."""
+
+    def __enter__(self) -> ReplayClient:
+        """Returns itself."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes it."""
 
     @property
     def address(self) -> str:
