@@ -34,7 +34,8 @@ def test_recipe_makes_a_server_that_lets_in_only_those_it_should(
             assert process.stdout is not None
             line = ""
             while not line.startswith(LISTENING):  # the commands before it say what they made
-                assert (line := read_line(process.stdout.fileno()))
+                line = read_line(process.stdout.fileno())
+                assert line
             address = line.split()[-1].replace("0.0.0.0", "localhost")
             monkeypatch.chdir(tmp_path)
             names: dict[str, Any] = {"replayring": replayring}
