@@ -16,7 +16,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.timeout(1200)
 
 FILE = ROOT / "docker" / "compose.yaml"
-STEPS = 3_000
+STEPS = 5_000  # enough that it is not done before everything has been killed
 PATIENCE = 180.0
 PORT = free_port()
 
