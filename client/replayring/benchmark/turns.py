@@ -64,9 +64,8 @@ def _repeat(step: Step, seconds: float) -> tuple[int, list[float]]:
     count, times = 0, []
     last = time.perf_counter()
     end = last + seconds
-    while (
-        last < end and os.getppid() == _PARENT
-    ):  # whoever was killed in a long turn leaves no load
+    # Whoever is killed in the middle of a long turn leaves no load behind.
+    while last < end and os.getppid() == _PARENT:  # whoever was killed in a long turn leaves no load
         count += step()
         now = time.perf_counter()
         times.append(now - last)
