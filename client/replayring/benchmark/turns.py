@@ -65,7 +65,7 @@ def _repeat(step: Step, seconds: float) -> tuple[int, list[float]]:
     last = time.perf_counter()
     end = last + seconds
     # Whoever is killed in the middle of a long turn leaves no load behind.
-    while last < end and os.getppid() == _PARENT:  # whoever was killed in a long turn leaves no load
+    while last < end and os.getppid() == _PARENT:
         count += step()
         now = time.perf_counter()
         times.append(now - last)
