@@ -35,6 +35,8 @@ ALLOWED = {
     "proto/replayring_proto/tls.py": "whether a certificate's file is another one than "
     "before: only ever compared for equality, beside its inode and size",
     "server/replayring_server/logs.py": "how logging writes the stamps of log lines, in UTC",
+    "server/replayring_server/telemetry/otlp.py": "the stamps of what is exported, which "
+    "OpenTelemetry's receivers want",
     "server/replayring_server/inspection/directory.py": "whether a server came and went while a "
     "directory was verified: only ever compared for equality",
 }

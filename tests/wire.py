@@ -354,9 +354,9 @@ class Wire:
         ((_, arrays),) = packs_in(replay_pb2.ReadColumnResponse, self.call("ReadColumn", request))
         return arrays
 
-    def publish(self, name: str, arrays: Arrays) -> int:
+    def publish(self, name: str, arrays: Arrays, **fields: Any) -> int:
         """Publishes parameters and returns their version."""
-        messages = pack_messages(replay_pb2.PublishParametersRequest, arrays, name=name)
+        messages = pack_messages(replay_pb2.PublishParametersRequest, arrays, name=name, **fields)
         (reply,) = self.call("PublishParameters", *messages)
         return replay_pb2.PublishParametersResponse.FromString(reply).version
 

@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 from replayring._adding import Acknowledgement
 from replayring._sampling import SampleStream
 from replayring.buffer import Buffer
-from replayring.client import Client, connect
+from replayring.client import Client
+from replayring.connecting import connect
 from replayring.parameters import Parameters
+from replayring.sharded import ShardedBuffer, ShardedBufferInfo, ShardedClient, shard_of
+from replayring.surface import ReplayBuffer, ReplayClient
 from replayring.writer import Writer
 from replayring_proto.errors import (
     AccessDeniedError,
@@ -78,12 +81,17 @@ __all__ = [
     "OvertakenError",
     "Parameters",
     "RemoteDataset",
+    "ReplayBuffer",
+    "ReplayClient",
     "ReplayRingError",
     "SampleStream",
     "SequenceReusedError",
     "ServerError",
     "ServerStatus",
     "ServerUnavailableError",
+    "ShardedBuffer",
+    "ShardedBufferInfo",
+    "ShardedClient",
     "StorageError",
     "TLSError",
     "ToleranceError",
@@ -94,6 +102,7 @@ __all__ = [
     "collate",
     "compute_sampler_weights",
     "connect",
+    "shard_of",
 ]
 
 # Names that need torch, and the modules that have them.

@@ -24,6 +24,19 @@ _JOIN_SECONDS = 5.0
 FOREIGN = "this {} belongs to the process that forked this one; make another here"
 
 
+class Guard:
+    """A lock, and a condition over it.
+
+    Attributes:
+        lock: to be taken by itself, never by the condition: see `_signals`.
+        changed: notified of every change.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+
+
 class Background(ABC):
     """Makes one call after another while there is work, backing off while the server is away.
 
@@ -35,12 +48,19 @@ class Background(ABC):
     ends it too.
     """
 
-    def __init__(self, caller: Caller, name: str) -> None:
+    def __init__(self, caller: Caller, name: str, guard: Guard | None = None) -> None:
+        """Prepares; `start` starts the thread.
+
+        Args:
+            caller: makes the calls.
+            name: what this is, for messages.
+            guard: guards the state; several may share one.
+        """
         self._caller = caller
         self._name = name
         self._process = os.getpid()
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        guard = guard or Guard()
+        self._lock, self._changed = guard.lock, guard.changed
         self._progress = 0
         self._trouble: ReplayRingError | None = None
         self._ended = False

@@ -81,12 +81,14 @@ class CudaLink(Link):
     """Copies to a CUDA device, on a stream of its own."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
         self._cuda: Any = torch.cuda  # which is not typed throughout
         self._stream = self._cuda.Stream(device)
+        # With a number: which device is the current one differs between threads.
+        self._device: torch.device = self._stream.device
 
     def stage(self, nbytes: int) -> Tensor:
-        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+        with self._cuda.device(self._device):  # or it makes itself at home on device 0 as well
+            return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
 
     def send(self, staged: Tensor) -> tuple[Tensor, Event]:
         with self._cuda.stream(self._stream):

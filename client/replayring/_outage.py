@@ -43,6 +43,18 @@ class Outage:
             if self._certain or begun < self._begun:
                 return
             self._certain = True
+        self._say(failure)
+
+    def silent(self, failure: ReplayRingError) -> None:
+        """Says that the server gave no answer for so long that it counts as away."""
+        with self._lock:
+            if self._certain:
+                return
+            self._begun = self._begun or time.monotonic()
+            self._certain = True
+        self._say(failure)
+
+    def _say(self, failure: ReplayRingError) -> None:
         _LOGGER.warning(
             "the server at %s cannot be reached (%s); calls are made again until their timeout, "
             "writers and streams until it is back",

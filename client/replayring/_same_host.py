@@ -105,12 +105,18 @@ class FileReads:
         """Returns a batch, or None while there is too little to draw from."""
         return self.draw(sampling, self.sampler(sampling))
 
-    def draw(self, sampling: Sampling, sampler: UniformSampler) -> Arrays | None:
-        """Returns this sampler's next batch, or None while there is too little to draw from."""
+    def draw(self, sampling: Sampling, sampler: UniformSampler, batches: int = 1) -> Arrays | None:
+        """Returns this sampler's next batch, or None while there is too little to draw from.
+
+        Args:
+            sampling: what it samples.
+            sampler: from `sampler`.
+            batches: how many to draw together, one after the other.
+        """
         if len(self._reader.live) < sampling.min_frames:
             return None
         try:
-            return sampler.batch().arrays
+            return sampler.batch(batches).arrays
         except NothingEligible:
             return None
 
@@ -122,13 +128,14 @@ class FileReads:
         """
         # A fork copies random streams: both sides would draw the same.
         key = (os.getpid(), sampling.query)
-        if sampling.seed is None and getattr(self._samplers, "key", None) == key:
+        kept = sampling.seed is None and not sampling.count_eligible
+        if kept and getattr(self._samplers, "key", None) == key:
             last: UniformSampler = self._samplers.last
             return last
         rng = np.random.default_rng(sampling.seed)
-        sampler = UniformSampler(self._reader, sampling.query, rng)
+        sampler = UniformSampler(self._reader, sampling.query, rng, count=sampling.count_eligible)
         self._check(sampler.plan.layout(sampling.query.batch_size))
-        if sampling.seed is None:
+        if kept:
             self._samplers.key, self._samplers.last = key, sampler
         return sampler
 
@@ -188,7 +195,7 @@ class FileStream(SampleStream):
         self,
         reads: Callable[[], FileReads | None],
         sampling: Sampling,
-        over_wire: Callable[[], Arrays],
+        over_wire: Callable[[], SampleStream],
         check_open: Callable[[], None],
     ) -> None:
         """Prepares a stream.
@@ -196,7 +203,7 @@ class FileStream(SampleStream):
         Args:
             reads: returns the files' reads, or None when the buffer is gone.
             sampling: what to sample, checked.
-            over_wire: samples one batch at the server.
+            over_wire: returns a stream of batches from the server.
             check_open: raises `ClosedError` if the client was closed.
         """
         self._reads = reads
@@ -204,6 +211,7 @@ class FileStream(SampleStream):
         self._over_wire = over_wire
         self._check_open = check_open
         self._closed = False
+        self._waits: set[SampleStream] = set()
         self._sampler: UniformSampler | None = None
         self._lock = threading.Lock()
         self._next_index: int | None = None
@@ -217,14 +225,33 @@ class FileStream(SampleStream):
             raise ClosedError(CLOSED)
         reads = self._reads()
         batch = None if reads is None else self._draw(reads)
-        return self._over_wire() if batch is None else batch
+        return self._wait() if batch is None else batch
 
     @property
     def next_index(self) -> int | None:
         return self._next_index
 
     def close(self) -> None:
-        self._closed = True
+        with self._lock:
+            self._closed = True
+            waits = list(self._waits)
+        for stream in waits:
+            stream.close()
+
+    def _wait(self) -> Arrays:
+        """Takes a batch from the server; its stream ends with that, as the next one would age."""
+        with self._over_wire() as stream:
+            with self._lock:
+                if self._closed:
+                    raise ClosedError(CLOSED)
+                self._waits.add(stream)
+            try:
+                batch = next(stream)
+                self._next_index = stream.next_index
+                return batch
+            finally:
+                with self._lock:
+                    self._waits.discard(stream)
 
     def _draw(self, reads: FileReads) -> Arrays | None:
         with self._lock:

@@ -39,12 +39,14 @@ class Sampling:
         query: batch size, view and dropped frames.
         min_frames: live frames to wait for.
         seed: start of the random stream, for tests; None for fresh entropy.
+        count_eligible: whether each reply says how many frames were eligible.
     """
 
     buffer: str
     query: SampleQuery
     min_frames: int = 1
     seed: int | None = None
+    count_eligible: bool = False
 
     def request(
         self, batches: int = 1, received: int = 0, per_pack: int = 1
@@ -68,6 +70,7 @@ class Sampling:
                 min_frames=self.min_frames,
                 seed=seed,
                 batches_per_pack=1 if seed is not None else per_pack,
+                count_eligible=self.count_eligible,
             ),
             batches=batches,
         )
@@ -81,6 +84,10 @@ class Sampling:
             held = "an unknown number of"
         else:
             held = f"{info.next_index - info.oldest_index:,}"
+        return self.waiting(held)
+
+    def waiting(self, held: str) -> str:
+        """Says what is waited for, where the buffer holds so many frames."""
         return (
             f"buffer {self.buffer!r} holds {held} frames, and a batch of "
             f"{self.query.batch_size:,} waits for {max(self.min_frames, 1):,} (min_frames), with "

@@ -149,6 +149,15 @@ class Sender(Background):
         if failure is not None:
             raise failure
 
+    def hand_over(self) -> list[Pack]:
+        """Ends, and returns what is not acknowledged, in order, for another one to send.
+
+        Who waits here for room or for acknowledgements gets `ClosedError`.
+        """
+        self.stop()
+        with self._lock:
+            return [episode.packed() for episode in self._backlog.episodes()]
+
     def abandon(self, steps: int) -> None:
         """Says what becomes of a writer that nobody closed, and ends the thread when all is sent.
 

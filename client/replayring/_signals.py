@@ -41,7 +41,7 @@ class Workers:
         if threading.current_thread() is not threading.main_thread():
             return work()
         answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-        self._post(lambda: answers.put(_outcome(work)))
+        self._post(lambda: answers.put(outcome(work)))
         try:
             answer, error = answers.get()
         except BaseException:
@@ -58,6 +58,10 @@ class Workers:
             self._post(work)
         else:
             work()
+
+    def begin(self, work: _Work) -> None:
+        """Does `work`, which returns nothing and raises nothing, in another thread."""
+        self._post(work)
 
     def dismiss(self) -> None:
         """Ends the threads that are idle."""
@@ -101,7 +105,8 @@ class Workers:
         return None
 
 
-def _outcome(work: _Work) -> tuple[Any, BaseException | None]:
+def outcome(work: _Work) -> tuple[Any, BaseException | None]:
+    """Returns what `work` returns, or what it raises."""
     try:
         return work(), None
     except BaseException as error:

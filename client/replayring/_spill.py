@@ -6,6 +6,7 @@ A spill directory holds the state of one writer, and outlives its process:
                         may have been used; the next process goes on above it
     <sequence>.episode  one episode: MAGIC, its pack's header behind the header's length (8 bytes,
                         little-endian), the pack's body, and XXH3-128 of all that (16 bytes)
+    shard               the shard that they are for, where there are several servers
     lock                held by the process whose writer uses the directory
 
 A file appears whole, by rename, and is gone when its episode is acknowledged. Nothing is synced:
@@ -48,6 +49,34 @@ _FOLDER_MODE = 0o750
 
 _held: set[tuple[int, int]] = set()
 _held_guard = threading.Lock()
+
+
+def owner_of(folder: Path) -> str | None:
+    """Returns the identity of the writer whose spill directory this is, if it is one.
+
+    Raises:
+        StorageError: its state is damaged.
+    """
+    path = folder / "writer"
+    if not path.exists():
+        return None
+    with _storage_errors(f"cannot use the spill directory {folder}"):
+        return str(_parse_state(path.read_bytes(), path)["writer_id"])
+
+
+def shard_of(folder: Path) -> str | None:
+    """Returns the shard that the episodes in a spill directory are for, if that was noted."""
+    path = folder / "shard"
+    if not path.exists():
+        return None
+    with _storage_errors(f"cannot use the spill directory {folder}"):
+        return path.read_text()
+
+
+def note_shard(folder: Path, name: str) -> None:
+    """Notes the shard that the episodes in a spill directory are for."""
+    with _storage_errors(f"cannot write to {folder}"):
+        _write_whole(folder / "shard", [name.encode()], sync=True)
 
 
 class DamagedError(StorageError):

@@ -30,7 +30,7 @@ from replayring_proto.errors import ClosedError, DeadlineError, InvalidRequestEr
 from replayring_proto.query import SampleQuery, View
 
 if TYPE_CHECKING:
-    from replayring.buffer import Buffer
+    from replayring.surface import ReplayBuffer
 
 __all__ = ["BatchDataset", "BatchIterator"]
 
@@ -66,7 +66,7 @@ class BatchDataset(IterableDataset[Item]):
 
     def __init__(
         self,
-        buffer: Buffer,
+        buffer: ReplayBuffer,
         batch_size: int,
         *,
         delta_timestamps: Mapping[str, Sequence[float]] | None = None,
@@ -148,6 +148,7 @@ class BatchDataset(IterableDataset[Item]):
 
         Raises:
             ClosedError: this dataset, or its client, was closed.
+            InvalidRequestError: this is a DataLoader's worker, and there is a CUDA device.
         """
         if self._closed:
             raise ClosedError("this BatchDataset was closed; make a new one")

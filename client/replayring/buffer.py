@@ -227,7 +227,9 @@ class Buffer:
             ServerUnavailableError: the server could not be reached in all that time.
         """
         view = View.of(keys, delta_timestamps, delta_indices, tolerance_s)
-        sampling = self._sampling(batch_size, view, drop_n_last_frames, min_frames, seed)
+        sampling = sampling_of(
+            self.name, self.spec, batch_size, view, drop_n_last_frames, min_frames, seed
+        )
         self._caller.patience("", timeout)  # refuses a timeout that is none
         files = self._files()
         batch = None if files is None else files.sample(sampling)
@@ -265,7 +267,9 @@ class Buffer:
             InvalidRequestError: an argument does not fit the spec; nothing was sent.
         """
         view = View.of(keys, delta_timestamps, delta_indices, tolerance_s)
-        sampling = self._sampling(batch_size, view, drop_n_last_frames, min_frames, seed)
+        sampling = sampling_of(
+            self.name, self.spec, batch_size, view, drop_n_last_frames, min_frames, seed
+        )
         in_flight = whole(in_flight, "in_flight", 1, (1 << 31) - 1)
         self._caller.patience("", timeout)  # refuses a timeout that is none
         if self._files() is None:
@@ -273,7 +277,7 @@ class Buffer:
         return FileStream(
             self._files,
             sampling,
-            partial(sample, self._caller, sampling, timeout),
+            partial(WireStream, self._caller, sampling, 1, timeout),
             self._caller.channel.check_open,
         )
 
@@ -315,8 +319,8 @@ class Buffer:
         view.check(self.spec)
         if (positions is None) == (indices is None):
             raise InvalidRequestError("give either positions or indices, and not both")
-        at = [] if positions is None else _whole(positions, "positions")
-        numbers = [] if indices is None else _natural(indices)
+        at = [] if positions is None else whole_numbers(positions, "positions")
+        numbers = [] if indices is None else natural(indices)
         if (files := self._files()) is not None:
             return files.get(view, at, numbers)
         request = replay_pb2.GetItemRequest(
@@ -366,24 +370,32 @@ class Buffer:
             adder = self._adders.setdefault(process, Adder(self._caller, self.name))
         return adder.add(episodes, timeout)
 
-    def _sampling(
-        self, batch_size: int, view: View, drop: int, min_frames: int, seed: int | None
-    ) -> Sampling:
-        query = SampleQuery(
-            whole(batch_size, "batch_size", 1, (1 << 32) - 1),
-            view,
-            whole(drop, "drop_n_last_frames", 0, (1 << 63) - 1),
-        )
-        query.check(self.spec)
-        return Sampling(
-            self.name,
-            query,
-            whole(min_frames, "min_frames", 0, self.spec.capacity),
-            None if seed is None else whole(seed, "seed", 0, (1 << 64) - 1),
-        )
+
+def sampling_of(
+    name: str,
+    spec: BufferSpec,
+    batch_size: int,
+    view: View,
+    drop: int,
+    min_frames: int,
+    seed: int | None,
+) -> Sampling:
+    """Returns what a caller of `sample` wants of a buffer, checked against its spec."""
+    query = SampleQuery(
+        whole(batch_size, "batch_size", 1, (1 << 32) - 1),
+        view,
+        whole(drop, "drop_n_last_frames", 0, (1 << 63) - 1),
+    )
+    query.check(spec)
+    return Sampling(
+        name,
+        query,
+        whole(min_frames, "min_frames", 0, spec.capacity),
+        None if seed is None else whole(seed, "seed", 0, (1 << 64) - 1),
+    )
 
 
-def _whole(values: Indices, what: str) -> list[int]:
+def whole_numbers(values: Indices, what: str) -> list[int]:
     """Returns integers that fit 64 bits, at least one."""
     array = np.asarray(values)
     if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
@@ -397,8 +409,9 @@ def _whole(values: Indices, what: str) -> list[int]:
     return numbers
 
 
-def _natural(values: Indices) -> list[int]:
-    numbers = _whole(values, "indices")
+def natural(values: Indices) -> list[int]:
+    """Returns integers that may be values of `index`, at least one."""
+    numbers = whole_numbers(values, "indices")
     if min(numbers) < 0:
         raise FrameNotFoundError(f"there is no frame with `index` {min(numbers)}: they start at 0")
     return numbers

@@ -1,4 +1,4 @@
-"""Connecting to a server, and what is to be had there: buffers and parameters."""
+"""A server's client, and what is to be had there: buffers and parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from replayring import _arguments, parameters
 from replayring._arguments import seconds, whole
 from replayring._calls import Caller
 from replayring._channel import Channel
-from replayring._credentials import Credentials, credentials_for
+from replayring._credentials import Credentials
 from replayring._same_host import place_of, same_host_setting
 from replayring.buffer import Buffer
 from replayring.parameters import Parameters
@@ -19,55 +19,14 @@ from replayring_proto.errors import NotFoundError
 from replayring_proto.messages import BufferInfo, info_from_message, spec_to_message
 from replayring_proto.server_status import ServerStatus, status_from_message
 from replayring_proto.spec import BufferSpec, check_name
-from replayring_proto.tls import TLS, FilePath
 from replayring_proto.v1 import replay_pb2
 
-__all__ = ["Client", "connect"]
+__all__ = ["Client"]
 
 DEFAULT_TIMEOUT = 30.0
 DEFAULT_MAX_REPLY_BYTES = 4 << 30
 
-_MAX_VERSION = (1 << 64) - 1
-
-
-def connect(
-    address: str,
-    *,
-    timeout: float = DEFAULT_TIMEOUT,
-    max_reply_bytes: int = DEFAULT_MAX_REPLY_BYTES,
-    tls: bool | TLS = False,
-    token: str | None = None,
-    token_file: FilePath | None = None,
-    insecure: bool = False,
-    same_host: bool | str | os.PathLike[str] | None = None,
-) -> Client:
-    """Returns a client of the server at an address. Connects when it is first used.
-
-    Where neither token nor token_file is given, the environment's REPLAYRING_TOKEN is taken, or
-    what the file holds that REPLAYRING_TOKEN_FILE names.
-
-    Args:
-        address: HOST:PORT, or another target that gRPC knows, such as "unix:/path".
-        timeout: seconds that a call may take, retries included, where it is given none of its own.
-        max_reply_bytes: what a reply may announce at most before memory is taken for it.
-        tls: how to make sure of the server; True trusts the public authorities that come with
-            grpcio, False speaks in the clear.
-        token: what shows the server who calls.
-        token_file: a file that holds the token instead. It is read for every call, so a new token
-            in it is taken up at once.
-        insecure: send the token in the clear to another machine all the same.
-        same_host: whether frames are read straight from the server's files where this process can
-            open them, which is faster and yields the same; `Buffer.info` says whether they are. A
-            path says where the server's data directory is mounted here. None for what the
-            environment variable REPLAYRING_SAME_HOST says (0, 1 or a path), or else True.
-
-    Raises:
-        InvalidRequestError: an argument is not valid, or a token would leave this machine in the
-            clear.
-        StorageError: a file cannot be read or used.
-    """
-    credentials = credentials_for(_arguments.address(address), tls, token, token_file, insecure)
-    return Client(address, timeout, max_reply_bytes, credentials, same_host)
+MAX_VERSION = (1 << 64) - 1
 
 
 class Client:
@@ -250,7 +209,7 @@ class Client:
         """
         check_name(name, "parameters' name")
         patience = self._caller.patience(f"fetching {name!r}", timeout)
-        known = whole(after, "after", 0, _MAX_VERSION)
+        known = whole(after, "after", 0, MAX_VERSION)
         return parameters.newest(self._caller, name, known, patience, wait=False)
 
     def watch(
@@ -272,7 +231,7 @@ class Client:
         """
         check_name(name, "parameters' name")
         self._channel.check_open()
-        known = whole(after, "after", 0, _MAX_VERSION)
+        known = whole(after, "after", 0, MAX_VERSION)
         each = math.inf if timeout is None else seconds(timeout)
         return parameters.watch(self._caller, name, known, each)
 

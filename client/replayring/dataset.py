@@ -27,8 +27,8 @@ from replayring_proto.query import View
 
 if TYPE_CHECKING:
     from replayring._adding import Acknowledgement
-    from replayring.buffer import Buffer
     from replayring.concat import ConcatDataset
+    from replayring.surface import ReplayBuffer
 
 __all__ = ["RemoteDataset"]
 
@@ -75,7 +75,7 @@ class RemoteDataset(Dataset[Item]):
 
     def __init__(
         self,
-        buffer: Buffer,
+        buffer: ReplayBuffer,
         delta_timestamps: Offsets | None = None,
         *,
         delta_indices: Mapping[str, Sequence[int]] | None = None,

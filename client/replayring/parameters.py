@@ -34,14 +34,22 @@ class Parameters(NamedTuple):
     tensors: Arrays
 
 
-def publish(caller: Caller, name: str, tensors: Mapping[str, Any], timeout: float | None) -> int:
-    """Publishes tensors under a checked name; returns their version."""
+def publish(
+    caller: Caller,
+    name: str,
+    tensors: Mapping[str, Any],
+    timeout: float | None,
+    min_version: int = 0,
+) -> int:
+    """Publishes tensors under a checked name; returns their version, at least `min_version`."""
     if not isinstance(tensors, Mapping):
         raise InvalidRequestError(
             f"tensors must be a mapping {{name: array}}, received {type(tensors).__name__}"
         )
     pack = Pack.of({key: _array(key, value) for key, value in tensors.items()})
-    fields = replay_pb2.PublishParametersRequest(name=name).SerializeToString()
+    fields = replay_pb2.PublishParametersRequest(
+        name=name, min_version=min_version
+    ).SerializeToString()
     patience = caller.patience(f"publishing {name!r}", timeout)
 
     def attempt(stub: Stub) -> bytes:

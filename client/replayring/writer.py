@@ -6,14 +6,14 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from replayring._adding import Acknowledgement, new_writer_id
 from replayring._arguments import seconds, whole
-from replayring._calls import Caller
+from replayring._calls import Arrays, Caller
 from replayring._sender import Sender
 from replayring._spill import Spill
 from replayring._steps import Steps
@@ -27,6 +27,28 @@ _LOGGER = logging.getLogger(__name__)
 
 DEFAULT_IN_FLIGHT_BYTES = 64 << 20
 DEFAULT_SPILL_BYTES = 4 << 30
+
+Relabel = Callable[[Acknowledgement], Acknowledgement]
+
+
+class EpisodeSender(Protocol):
+    """What a writer needs of the one that sends its episodes: see `Sender`."""
+
+    @property
+    def writer_id(self) -> str: ...
+    @property
+    def acknowledged(self) -> int: ...
+    @property
+    def pending(self) -> list[int]: ...
+    @property
+    def last(self) -> Acknowledgement | None: ...
+    @property
+    def foreign(self) -> bool: ...
+    def check(self) -> None: ...
+    def put(self, arrays: Arrays) -> int: ...
+    def flush(self, timeout: float | None = None) -> None: ...
+    def close(self) -> None: ...
+    def abandon(self, steps: int) -> None: ...
 
 
 class Writer:
@@ -61,8 +83,13 @@ class Writer:
         spill_dir: str | os.PathLike[str] | None = None,
         max_spill_bytes: int = DEFAULT_SPILL_BYTES,
         timeout: float | None = None,
+        relabel: Relabel | None = None,
     ) -> None:
-        """Prepares for writing; what is left in a spill directory is sent from now on."""
+        """Prepares for writing; what is left in a spill directory is sent from now on.
+
+        Args are those of `Buffer.writer`, and `relabel`, which turns an acknowledgement of this
+        server into what the caller is to see; None for as it is.
+        """
         in_flight = whole(max_in_flight_bytes, "max_in_flight_bytes", 1)
         max_spill = whole(max_spill_bytes, "max_spill_bytes", 1)
         timeout = None if timeout is None else seconds(timeout)
@@ -73,12 +100,32 @@ class Writer:
         if spill_dir is not None:
             spill = Spill(Path(spill_dir).absolute(), buffer, writer_id, max_spill)
             writer_id = spill.writer_id
+        self._take_over(
+            spec,
+            Sender(
+                caller,
+                buffer,
+                writer_id or new_writer_id(),
+                in_flight,
+                timeout=timeout,
+                spill=spill,
+            ),
+            relabel,
+        )
+
+    @classmethod
+    def over(cls, spec: BufferSpec, sender: EpisodeSender) -> Writer:
+        """Returns a writer that sends by `sender`, which it takes over."""
+        writer = cls.__new__(cls)
+        writer._take_over(spec, sender, None)
+        return writer
+
+    def _take_over(self, spec: BufferSpec, sender: EpisodeSender, relabel: Relabel | None) -> None:
         self._spec = spec
         self._steps = Steps(spec)
         self._turn = threading.RLock()
-        self._sender = Sender(
-            caller, buffer, writer_id or new_writer_id(), in_flight, timeout=timeout, spill=spill
-        )
+        self._sender = sender
+        self._relabel = relabel
         self._finalizer = weakref.finalize(self, _let_go, self._sender, self._steps)
 
     def __enter__(self) -> Writer:
@@ -117,7 +164,8 @@ class Writer:
     @property
     def last_acknowledgement(self) -> Acknowledgement | None:
         """The latest acknowledgement, or None."""
-        return self._sender.last
+        last = self._sender.last
+        return last if last is None or self._relabel is None else self._relabel(last)
 
     def append(self, frame: Mapping[str, Any]) -> None:
         """Adds one time step to the episode. Its values are copied before this returns.
@@ -213,6 +261,6 @@ class Writer:
             self.close()
 
 
-def _let_go(sender: Sender, steps: Steps) -> None:
+def _let_go(sender: EpisodeSender, steps: Steps) -> None:
     """What happens to a writer that nobody closed, when it or the interpreter ends."""
     sender.abandon(len(steps))

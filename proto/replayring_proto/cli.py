@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points, version
@@ -17,6 +18,8 @@ GROUP = "replayring.commands"
 
 def main() -> int:
     """Runs the command named on the command line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     return run({entry.name: entry.value for entry in entry_points(group=GROUP)}, sys.argv[1:])
 
 

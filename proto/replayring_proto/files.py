@@ -19,6 +19,9 @@ from replayring_proto.errors import StorageError
 
 Bytes = npt.NDArray[np.uint8]
 
+SMALL_BYTES = 1 << 20
+"""What a small file has at most: several times as much as the longest buffer.json."""
+
 
 def open_file(path: Path, flags: int) -> int:
     """Opens a regular file; returns the descriptor.
@@ -39,14 +42,20 @@ def open_file(path: Path, flags: int) -> int:
     return fd
 
 
-def read_whole(path: Path) -> bytes:
-    """Returns a small file's content.
+def read_whole(path: Path, at_most: int | None = SMALL_BYTES) -> bytes:
+    """Returns a file's content.
 
     Raises:
-        StorageError: it is missing, a symbolic link, or not a regular file.
+        StorageError: it is missing, a symbolic link, not a regular file, or larger than `at_most`.
     """
     fd = open_file(path, os.O_RDONLY)
     with os.fdopen(fd, "rb") as file:
+        found = os.fstat(fd).st_size
+        if at_most is not None and found > at_most:
+            raise StorageError(
+                f"{path} has {found:,} bytes, where {at_most:,} are the most; it was changed by "
+                "another program. Restore it"
+            )
         return file.read()
 
 

@@ -120,10 +120,24 @@ def machine_boot_id() -> bytes:
     return bytes.fromhex(_BOOT_ID.read_text().strip().replace("-", ""))
 
 
-def encode_meta(buffer_id: str, spec: BufferSpec) -> bytes:
-    """Returns the content of buffer.json."""
+def encode_meta(buffer_id: str, spec: BufferSpec, restored_from: str | None = None) -> bytes:
+    """Returns the content of buffer.json.
+
+    Args:
+        buffer_id: the buffer's identity.
+        spec: what it holds.
+        restored_from: the snapshot that the buffer was made of, if any.
+    """
+    document = meta_document(buffer_id, spec, restored_from)
+    return json.dumps(document, indent=2).encode() + b"\n"
+
+
+def meta_document(
+    buffer_id: str, spec: BufferSpec, restored_from: str | None = None
+) -> dict[str, Any]:
+    """Returns what buffer.json says; see `encode_meta`."""
     columns = {c.name: {"dtype": c.dtype.name, "shape": list(c.shape)} for c in spec.columns}
-    document = {
+    document: dict[str, Any] = {
         "format": FORMAT_VERSION,
         "id": buffer_id,
         "capacity": spec.capacity,
@@ -131,12 +145,14 @@ def encode_meta(buffer_id: str, spec: BufferSpec) -> bytes:
         "durability": spec.durability,
         "columns": columns,
     }
+    if restored_from is not None:
+        document["restored_from"] = restored_from
     document["checksum"] = meta_checksum(document)
-    return json.dumps(document, indent=2).encode() + b"\n"
+    return document
 
 
 def meta_checksum(document: Mapping[str, Any]) -> int:
-    """Returns the CRC-32 of what buffer.json says, however it is spelled."""
+    """Returns the CRC-32 of what a document says, however it is spelled."""
     rest = {key: value for key, value in document.items() if key != "checksum"}
     return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
@@ -147,22 +163,25 @@ def decode_meta(content: bytes, where: str) -> tuple[str, BufferSpec]:
     Raises:
         StorageError: the content is no such document, of another format version, or was changed.
     """
-    try:
-        document: Any = json.loads(content)
-        version = document["format"]
-        intact = document.get("checksum") == meta_checksum(document)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise StorageError(f"{where} is not a replayring buffer description") from None
-    if version != FORMAT_VERSION:
-        raise StorageError(
-            f"{where} has format version {version!r}; this replayring reads {FORMAT_VERSION}. "
-            "Open it with the version that wrote it"
-        )
-    if not intact:
-        raise StorageError(
-            f"{where} is not what was written when the buffer was created: its checksum does not "
-            "match. A spec cannot be edited; restore the file"
-        )
+    return parse_meta(_meta(content, where), where)
+
+
+def restored_from(content: bytes, where: str) -> str | None:
+    """Returns the snapshot that a buffer was made of, by the content of its buffer.json.
+
+    Raises:
+        StorageError: as `decode_meta`.
+    """
+    found = _meta(content, where).get("restored_from")
+    return None if found is None else str(found)
+
+
+def parse_meta(document: Mapping[str, Any], where: str) -> tuple[str, BufferSpec]:
+    """Returns the buffer id and spec in what buffer.json says.
+
+    Raises:
+        StorageError: it describes no valid buffer.
+    """
     try:
         spec = BufferSpec.from_data_spec(
             document["columns"],
@@ -173,3 +192,38 @@ def decode_meta(content: bytes, where: str) -> tuple[str, BufferSpec]:
         return str(document["id"]), spec
     except (InvalidSpecError, ValueError, TypeError, KeyError) as error:
         raise StorageError(f"{where} describes no valid buffer: {error}") from None
+
+
+def checked_document(content: bytes, where: str, kind: str, version: int) -> dict[str, Any]:
+    """Returns the JSON object in `content`, if it is whole and of this format version.
+
+    Args:
+        content: the document, with "format" and "checksum".
+        where: the file, for messages.
+        kind: what it should be, for messages.
+        version: the only one that can be read.
+
+    Raises:
+        StorageError: it is not.
+    """
+    try:
+        document: Any = json.loads(content)
+        found = document["format"]
+        intact = document.get("checksum") == meta_checksum(document)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise StorageError(f"{where} is not a replayring {kind}") from None
+    if found != version:
+        raise StorageError(
+            f"{where} has format version {found!r}; this replayring reads {version}. "
+            "Open it with the version that wrote it"
+        )
+    if not intact:
+        raise StorageError(
+            f"{where} is not what was written: its checksum does not match. A {kind} cannot be "
+            "edited; restore the file"
+        )
+    return dict(document)
+
+
+def _meta(content: bytes, where: str) -> dict[str, Any]:
+    return checked_document(content, where, "buffer description", FORMAT_VERSION)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import partial
@@ -15,6 +14,7 @@ from replayring_proto.errors import ReplayRingError, StorageError
 from replayring_proto.limits import ServerLimits
 from replayring_server.allocator import keep_freed_memory
 from replayring_server.configuration import Settings
+from replayring_server.descriptors import raise_descriptor_limit
 from replayring_server.diagnostics import handlers_of
 from replayring_server.engine import Store
 from replayring_server.security.certificates import Certificates, certificates_from
@@ -39,7 +39,7 @@ def run_server(settings: Settings, limits: ServerLimits) -> None:
     Raises:
         ReplayRingError: the settings do not go together, or it cannot serve, or not any more.
     """
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     keep_freed_memory()
     certificates = certificates_from(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
     tokens = Tokens(settings.token_file) if settings.token_file else None
@@ -185,16 +185,6 @@ def _reload_tokens(server: Server) -> None:
         server.reload_tokens()
     except ReplayRingError as error:
         logger.error("the tokens in use stay: %s", error)
-
-
-def _raise_descriptor_limit() -> None:
-    """Takes the descriptors that the system allows: every mapped column holds one, as mmap has it.
-
-    The usual 1024 would be used up by 90 small buffers, and connections refused from then on.
-    """
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    with contextlib.suppress(ValueError, OSError):  # a limit that the kernel itself does not keep
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _run_loop(main: Coroutine[Any, Any, None]) -> None:

@@ -139,6 +139,7 @@ def test_what_is_missing_is_named_with_the_remedy(
         (["--role", "actor"], "--role actor needs --address"),
         (["--role", "learner"], "--role learner needs --address"),
         (["--address", "host:1", "--data-dir", "d"], "--data-dir is for a server"),
+        (["--token-file", "t"], "--token-file is for a server elsewhere, and needs --address"),
     ],
 )
 def test_contradictions(

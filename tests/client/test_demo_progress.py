@@ -53,12 +53,13 @@ def test_reports_come_now_and_then_with_totals() -> None:
 def test_evaluations_are_reported_at_once_and_once() -> None:
     now, stream = Clock(), io.StringIO()
     reporter = Reporter(stream, now)
-    reporter.evaluated(0, -1500.0)
-    reporter.evaluated(400, -1200.0)
+    reporter.evaluated(0, -1500.0, 0.5)
+    reporter.evaluated(400, -1200.0, 7.5)
     now.time += 1.0
     reporter.sampled(256)
 
-    assert [report.mean_return for report in reports_in(stream)] == [-1500.0, -1200.0, None]
+    found = [(report.mean_return, report.seconds) for report in reports_in(stream)]
+    assert found == [(-1500.0, 0.5), (-1200.0, 7.5), (None, 0.0)]
 
 
 def test_rate_forgets_what_is_long_ago() -> None:

@@ -169,3 +169,27 @@ def test_policy_finds_the_best_action() -> None:
 
     action = agent.policy.act(np.zeros(3, np.float32), explore=False)
     assert action[0] == pytest.approx(0.5, abs=0.15)
+
+
+def test_an_agent_with_the_state_of_another_goes_on_exactly_as_that_one() -> None:
+    batches = [make_batch() for _ in range(4)]
+    first, second = SoftActorCritic(3, 1), SoftActorCritic(3, 1)
+    for batch in batches[:2]:
+        first.update(batch)
+    second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
+    for agent in (first, second):
+        torch.manual_seed(7)
+        for batch in batches[2:]:
+            agent.update(batch)
+
+    ours, theirs = first.state_dict(), second.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert "policy_optimizer.0.exp_avg_sq" in ours  # the optimisers' moments are a part of it
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def test_a_fresh_agent_has_a_state_too() -> None:
+    first, second = SoftActorCritic(3, 1), SoftActorCritic(3, 1)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second.policy.network[0].weight, first.policy.network[0].weight)

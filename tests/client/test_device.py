@@ -404,6 +404,7 @@ class _Cuda:
 class _Recorder:
     def __init__(self, calls: list[str], name: str) -> None:
         self.calls, self.name = calls, name
+        self.device = torch.device("cuda", 0)
 
     def __enter__(self) -> None:
         self.calls.append(f"{self.name} begins")
@@ -423,6 +424,7 @@ class _Block:
         self.calls = calls
 
     def to(self, device: Any, non_blocking: bool) -> _Block:
+        assert device.index == 0
         self.calls.append(f"copy {non_blocking}")
         return self
 
@@ -434,7 +436,7 @@ def test_what_is_asked_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """No proof that it works; `test_on_a_gpu` is that, where there is one."""
     cuda = _Cuda()
     monkeypatch.setattr(_device.torch, "cuda", cuda)
-    link = CudaLink(torch.device("cuda", 0))
+    link = CudaLink(torch.device("cuda"))
     staged: Any = _Block(cuda.calls)
     link.receive(*link.send(staged))
     assert cuda.calls == [

@@ -12,7 +12,8 @@ from tests.contract.transports import Transport
 
 def test_new_buffer_is_empty_and_as_asked_for(transport: Transport, name: str) -> None:
     info = make(transport, name).info()
-    assert (info.name, info.capacity, info.fps, info.num_frames) == (name, CAPACITY, FPS, 0)
+    capacity = CAPACITY * transport.shards
+    assert (info.name, info.capacity, info.fps, info.num_frames) == (name, capacity, FPS, 0)
     assert (info.num_episodes, info.next_index, info.next_episode_index) == (0, 0, 0)
     columns = {c.name: (c.dtype, c.shape) for c in info.spec.columns}
     assert columns == {

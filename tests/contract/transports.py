@@ -6,14 +6,17 @@ that are used here) and put it into `TRANSPORTS`; the whole suite then runs over
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 import replayring
+from replayring.sharded._names import ranking
 from replayring_proto import errors
 from replayring_proto.episode import split_episodes
 from replayring_proto.errors import DeadlineError, ReplayRingError
@@ -64,7 +67,13 @@ class BufferUnderTest(Protocol):
 
 
 class Transport(Protocol):
-    """A way to buffers and parameters."""
+    """A way to buffers and parameters.
+
+    Attributes:
+        shards: servers, each of which has room for what is asked for.
+    """
+
+    shards: int
 
     def create_buffer(
         self, name: str, data_spec: Data, capacity: int, *, fps: float | None = None
@@ -131,6 +140,8 @@ class EngineBuffer:
 
 class EngineTransport:
     """An open store."""
+
+    shards = 1
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -220,6 +231,8 @@ class WireBuffer:
 class WireTransport:
     """A connection to a server."""
 
+    shards = 1
+
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
 
@@ -256,7 +269,9 @@ class WireTransport:
 class ClientTransport:
     """A client of a server."""
 
-    def __init__(self, client: replayring.Client) -> None:
+    shards = 1
+
+    def __init__(self, client: replayring.ReplayClient) -> None:
         self._client = client
         self.create_buffer = client.create_buffer
         self.buffer = client.buffer
@@ -313,11 +328,56 @@ def secure(address: str, folder: Path) -> Iterator[Transport]:
         assert "Traceback" not in server.log_text(), server.log_text()
 
 
+class ShardedTransport(ClientTransport):
+    """A client of two servers, whose buffers keep everything on the first.
+
+    So that what is true of one server is to be true here, with numbers and all: each shard has room
+    for as much as is asked for, and episodes go to shard 0. What is spread is `tests.sharded`'s.
+    """
+
+    shards = 2
+
+    def __init__(self, client: replayring.ShardedClient) -> None:
+        super().__init__(client)
+        self._sharded = client
+        self.create_buffer = self._create
+        self.buffer = self._find
+
+    def _create(
+        self, name: str, data_spec: Data, capacity: int, *, fps: float | None = None
+    ) -> BufferUnderTest:
+        room = capacity if capacity < 1 or capacity > 1 << 40 else 2 * capacity
+        return self._at_home(self._sharded.create_buffer(name, data_spec, room, fps=fps))
+
+    def _find(self, name: str) -> BufferUnderTest:
+        return self._at_home(self._sharded.buffer(name))
+
+    def _at_home(self, buffer: replayring.ShardedBuffer) -> BufferUnderTest:
+        names = self._sharded.shards
+        first = next(f"w{i}" for i in count() if ranking(f"w{i}", names)[0] == 0)
+        buffer._identity = (os.getpid(), first)
+        return buffer
+
+
+@contextmanager
+def sharded(address: str, folder: Path) -> Iterator[Transport]:
+    """`replayring.connect`, to the server at an address and another one."""
+    with (
+        ServerProcess(folder, "--limit", "max_buffers=5000") as server,
+        replayring.connect([address, server.address]) as connected,
+    ):
+        assert isinstance(connected, replayring.ShardedClient)
+        yield ShardedTransport(connected)
+        assert server.stop() == 0
+        assert "Traceback" not in server.log_text(), server.log_text()
+
+
 TRANSPORTS: dict[str, Callable[[str, Path], AbstractContextManager[Transport]]] = {
     "engine": engine,
     "wire": wire,
     "client": client,
     "same host": same_host,
     "secure": secure,
+    "sharded": sharded,
 }
 """Each is given a running server's address, and an empty folder for what it keeps itself."""

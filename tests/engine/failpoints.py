@@ -33,14 +33,14 @@ from replayring_proto.layout import LOCK
 from replayring_proto.pack import Pack
 from replayring_proto.ring import counters
 from replayring_proto.spec import BufferSpec
-from replayring_server import engine
+from replayring_server import engine, snapshots
 from replayring_server.engine import Origin, Store, Stored, syncer
 
 ROOT = Path(__file__).parents[2]
 WRITER = "writer"
 NEVER = 1 << 62
 
-_FOLDER = str(Path(engine.__file__).parent)
+_FOLDERS = tuple(str(Path(package.__file__).parent) for package in (engine, snapshots))
 _STEPPED = {
     counters.__file__,
     files.__file__,
@@ -173,6 +173,14 @@ class Hand:
     def publish(self, name: str, version: int) -> int:
         return self.store.parameters.publish(name, Pack.of({"version": np.array(version)}))
 
+    def snapshot(self, data_dir: str) -> None:
+        """Copies another data directory to the folder, in parts of nine frames."""
+        snapshots.parts.PART_BYTES = 512
+        snapshots.snapshot(data_dir, str(self.folder))
+
+    def restore(self, source: str) -> None:
+        snapshots.restore(source, self.folder)
+
 
 class Steps:
     """Counts the steps of the thread that entered it, and ends the process before one of them.
@@ -199,7 +207,7 @@ class Steps:
 
     def _called(self, frame: FrameType, event: str, argument: Any) -> Any:
         path = frame.f_code.co_filename
-        return self._step if path in _STEPPED or path.startswith(_FOLDER) else None
+        return self._step if path in _STEPPED or path.startswith(_FOLDERS) else None
 
     def _step(self, frame: FrameType, event: str, argument: Any) -> Any:
         if event == "line":

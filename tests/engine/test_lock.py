@@ -171,7 +171,7 @@ def test_a_file_system_without_locks_is_said_to_be_one(
     assert not isinstance(refused.value, DirectoryLockedError)
 
 
-@pytest.mark.parametrize("obstacle", ["folder", "link"])
+@pytest.mark.parametrize("obstacle", ["folder", "link", "pipe"])
 def test_a_lock_that_cannot_be_one_is_refused(tmp_path: Path, obstacle: str) -> None:
     """A link, say, would have the server write into a file of somebody else's choice."""
     target = tmp_path / "target"
@@ -180,8 +180,10 @@ def test_a_lock_that_cannot_be_one_is_refused(tmp_path: Path, obstacle: str) -> 
     data_dir.mkdir()
     if obstacle == "folder":
         (data_dir / "lock").mkdir()
-    else:
+    elif obstacle == "link":
         (data_dir / "lock").symlink_to(target)
-    with pytest.raises(StorageError, match="cannot open"):
+    else:
+        os.mkfifo(data_dir / "lock")
+    with pytest.raises(StorageError, match=r"cannot open .*/lock|not a regular file"):
         DirectoryLock(data_dir)
     assert target.read_text() == "mine"

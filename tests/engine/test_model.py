@@ -308,18 +308,19 @@ def stored(acknowledged: Acknowledgement, *, duplicate: bool) -> Stored:
     )
 
 
-@pytest.mark.parametrize("capacity", CAPACITIES)
-def test_the_engine_agrees_with_a_plain_list(capacity: int) -> None:
-    class Machine(EngineAndModel):
-        pass
-
-    Machine.capacity = capacity
+def explore(model: type[EngineAndModel], capacity: int, examples: int) -> None:
+    """Runs a state machine on rings of that capacity."""
     run_state_machine_as_test(
-        Machine,
+        type(model.__name__, (model,), {"capacity": capacity}),
         settings=settings(
             deadline=None,
-            max_examples=EXAMPLES,
+            max_examples=examples,
             stateful_step_count=25,
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+@pytest.mark.parametrize("capacity", CAPACITIES)
+def test_the_engine_agrees_with_a_plain_list(capacity: int) -> None:
+    explore(EngineAndModel, capacity, EXAMPLES)

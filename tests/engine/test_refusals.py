@@ -128,6 +128,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "no format version": (write_meta(b"{}"), "not a replayring buffer"),
     "a description that is no JSON": (write_meta(b"\xff{"), "not a replayring buffer"),
     "an empty description": (write_meta(b""), "not a replayring buffer"),
+    "a description that is too long": (
+        lambda folder: os.truncate(folder / layout.META, (1 << 20) + 1),
+        "has 1,048,577 bytes, where 1,048,576 are the most",
+    ),
     "a larger capacity": (change_meta(capacity=40_000), "the buffer's spec says"),
     "a smaller capacity": (change_meta(capacity=1), "the buffer's spec says"),
     "a capacity of none": (change_meta(capacity=0), "describes no valid buffer"),

@@ -152,7 +152,7 @@ def test_what_is_seen_beside_a_busy_server_fits_together(
 def test_a_server_that_overtakes_every_attempt_is_said_to(
     tmp_path: Path, overtaken: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replayring_server.inspection.overview._ATTEMPTS", 3)
+    monkeypatch.setattr("replayring_server.inspection.standing._ATTEMPTS", 3)
     overtaken[0] = 100
     assert "writers overtook" in describe(tmp_path).unreadable["buffer a"]
     assert overtaken == [100 - 2 * 3]

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -334,10 +336,10 @@ def test_no_more_than_some_megabytes_are_read_at_once(
     sizes = []
     real = reading.read_at
 
-    def watch(fd: int, path: Path, offset: int, size: int) -> bytearray:
+    def watch(fd: int, path: Path, offset: int, content: memoryview) -> None:
         if path.parent.name == layout.COLUMNS:
-            sizes.append(size)
-        return real(fd, path, offset, size)
+            sizes.append(len(content))
+        real(fd, path, offset, content)
 
     monkeypatch.setattr(reading, "read_at", watch)
     monkeypatch.setattr(frames, "SLICE", 2)
@@ -445,6 +447,20 @@ def test_what_is_no_damage_is_noted_as_such(data_dir: Path) -> None:
         ("notes", ["is", "neither", "a"]),
     ]
     assert "note      notes: is neither" in "\n".join(report.lines())
+
+
+def test_a_name_that_is_no_text_is_shown_all_the_same(data_dir: Path) -> None:
+    """In a locale whose output is strict, the report once ended in a traceback, and in 1."""
+    (data_dir / os.fsdecode(b"\xff")).mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "replayring_server", "verify", data_dir],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "note      \\udcff: is neither" in done.stdout
 
 
 def test_a_sparse_copy_is_noted(data_dir: Path) -> None:

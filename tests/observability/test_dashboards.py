@@ -13,6 +13,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from replayring.top import screen
 from tests.observability.conftest import metrics_address
 from tests.observability.test_prometheus import scrape
 from tests.service.frames import SPEC, episode
@@ -108,6 +109,12 @@ def test_counters_are_used_as_rates_and_nothing_else_is(place: str, expression: 
 def test_an_expression_that_is_none_would_be_found() -> None:
     with pytest.raises(ValueError, match="paren"):
         parsed("sum(rate(x[5m])")
+
+
+def test_alerts_are_raised_where_top_warns() -> None:
+    rules = {rule["alert"]: rule["expr"] for group in ALERTS["groups"] for rule in group["rules"]}
+    assert rules["ReplayringDiskFillsUp"].endswith(f"< {screen.LITTLE_DISK}")
+    assert rules["ReplayringLimitNear"].endswith(f"> {screen.NEAR}")
 
 
 def test_prometheus_is_told_what_the_compose_file_agrees_to() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import replayring
-from tests.support import read_line
+from tests.support import LISTENING, read_line
 
 SECTION = (Path(__file__).parents[2] / "README.md").read_text().partition("## On a network")[2]
 RECIPE = SECTION.partition("```sh\n")[2].partition("```")[0].replace("0.0.0.0:50051", "0.0.0.0:0")
@@ -32,14 +32,17 @@ def test_recipe_makes_a_server_that_lets_in_only_those_it_should(
     ) as process:
         try:
             assert process.stdout is not None
-            line = read_line(process.stdout.fileno())
+            line = ""
+            while not line.startswith(LISTENING):  # the commands before it say what they made
+                line = read_line(process.stdout.fileno())
+                assert line
             address = line.split()[-1].replace("0.0.0.0", "localhost")
             monkeypatch.chdir(tmp_path)
             names: dict[str, Any] = {"replayring": replayring}
             exec(CONNECT.replace("localhost:50051", address), names)
             with names["client"] as client:
                 client.publish("p", {})
-            tls = replayring.TLS(ca=tmp_path / "ca.pem")
+            tls = replayring.TLS(ca=next(tmp_path.rglob("ca.pem")))
             with (
                 replayring.connect(address, tls=tls) as client,
                 pytest.raises(replayring.UnauthenticatedError),
@@ -48,4 +51,7 @@ def test_recipe_makes_a_server_that_lets_in_only_those_it_should(
         finally:
             process.terminate()
     for name in ("token", "tokens", "server.key", "ca.key"):
-        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600, name
+        found = list(tmp_path.rglob(name))
+        assert found, name
+        for path in found:
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path

@@ -49,6 +49,14 @@ def test_versions_count_from_1_and_the_newest_is_returned(wire: Wire, name: str)
     assert (arrays["step"].shape, arrays["step"]) == ((), 3)
 
 
+def test_a_version_may_be_asked_to_be_higher_and_never_falls(wire: Wire, name: str) -> None:
+    for asked, given in ((0, 1), (7, 7), (3, 8), (9, 9), (0, 10), (1 << 62, 1 << 62)):
+        assert wire.publish(name, weights(given), min_version=asked) == given
+        assert wire.latest(name)[0] == given
+    with refused(INVALID, "InvalidRequestError", "at most 2^62"):
+        wire.publish(name, weights(0), min_version=(1 << 62) + 1)
+
+
 PACKS: dict[str, Arrays] = {
     "every dtype": {
         dtype: np.ones(5, dtype)

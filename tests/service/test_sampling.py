@@ -132,6 +132,45 @@ def test_request_waits_for_an_eligible_frame(wire: Wire, buffer: str) -> None:
     assert set(batch(call)["index"].tolist()) == {4}
 
 
+class TestCounting:
+    """`count_eligible`, for clients that mix what several servers hold."""
+
+    def test_each_pack_says_how_many_frames_were_eligible(self, wire: Wire, buffer: str) -> None:
+        wire.add(buffer, episode(4), episode(1), episode(3))
+        for drop, eligible in ((0, 8), (1, 5), (2, 3), (3, 1)):
+            call = wire.stream("SampleBatch")
+            call.send(request(buffer=buffer, batch_size=2, drop_n_last_frames=drop))
+            assert call.receive_pack(Response)[0].eligible_frames == 0, "unasked"
+            call.send(
+                request(buffer=buffer, batch_size=2, drop_n_last_frames=drop, count_eligible=True)
+            )
+            first, drawn = call.receive_pack(Response)
+            assert (first.eligible_frames, len(drawn["index"])) == (eligible, 2)
+
+    def test_the_count_follows_the_ring(self, wire: Wire, buffer: str) -> None:
+        call = wire.stream("SampleBatch")
+        call.send(request(buffer=buffer, batch_size=2, drop_n_last_frames=1, count_eligible=True))
+        first, nothing = call.receive_pack(Response)
+        assert (first.eligible_frames, len(nothing["index"])) == (0, 0)
+        eligible = 0
+        for sequence in range(1, 2 * CAPACITY):
+            wire.add(buffer, episode(3), sequence=sequence)
+            if sequence > 1:
+                call.send(more())
+            eligible = call.receive_pack(Response)[0].eligible_frames
+        assert eligible == CAPACITY - -(-CAPACITY // 3)
+
+    def test_a_request_that_waits_is_told_so_once(self, wire: Wire, buffer: str) -> None:
+        call = wire.stream("SampleBatch")
+        call.send(request(2, buffer=buffer, batch_size=3, count_eligible=True, batches_per_pack=2))
+        first, nothing = call.receive_pack(Response)
+        assert (first.eligible_frames, nothing["pixel"].shape[0]) == (0, 0)
+        let_it_turn(wire)
+        wire.add(buffer, episode(2))
+        first, drawn = call.receive_pack(Response)
+        assert (first.eligible_frames, first.batches, len(drawn["pixel"])) == (2, 2, 6)
+
+
 def test_waiting_ends_with_the_callers_deadline(wire: Wire, buffer: str) -> None:
     with refused("DEADLINE_EXCEEDED", None):
         wire.sample(buffer, 2, timeout=0.2)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from replayring.client import Client, connect
+from replayring.client import Client
+from replayring.connecting import connect
+from replayring_proto.errors import InvalidRequestError
 from replayring_proto.tls import TLS
 
 __all__ = ["add_connection_arguments", "connect_by"]
@@ -41,7 +43,7 @@ def connect_by(
         same_host: as for `connect`.
 
     Raises:
-        InvalidRequestError, StorageError: as `connect`.
+        InvalidRequestError, StorageError: as `connect`; or the command line names several servers.
     """
     tls = TLS(
         ca=arguments.tls_ca,
@@ -49,7 +51,7 @@ def connect_by(
         key=arguments.tls_key,
         server_name=arguments.tls_server_name,
     )
-    return connect(
+    client = connect(
         arguments.address,
         timeout=timeout,
         tls=tls if tls != TLS() else arguments.tls,
@@ -57,3 +59,9 @@ def connect_by(
         insecure=arguments.insecure,
         same_host=same_host,
     )
+    if not isinstance(client, Client):
+        client.close()
+        raise InvalidRequestError(
+            f"{arguments.address} are several servers; this command is about one: run it for each"
+        )
+    return client

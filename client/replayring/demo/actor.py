@@ -2,7 +2,7 @@
 
 Run it by hand on any machine that reaches the server:
 
-    python -m replayring.demo.actor --address learner-host:50051
+    python -m replayring.demo.actor --address server-host:50051
 
 The server is all that an actor knows of. It may come before the learner, go while others carry
 on, or be killed in the middle of an episode: only whole episodes are ever seen by a learner.
@@ -11,11 +11,13 @@ on, or be killed in the middle of an episode: only whole episodes are ever seen 
 from __future__ import annotations
 
 import argparse
+import random
 from collections.abc import Iterator
 
 import torch
 
 import replayring
+from replayring.demo import connecting
 from replayring.demo.child import exit_code_of
 from replayring.demo.environment import Environment, make_environment
 from replayring.demo.experience import (
@@ -32,7 +34,7 @@ from replayring.demo.sac import Policy
 __all__ = ["collect", "rollout"]
 
 
-def collect(address: str, *, seed: int) -> None:
+def collect(client: replayring.ReplayClient, *, seed: int) -> None:
     """Collect experience for as long as policies arrive.
 
     One episode per policy keeps actors in step with the learner however fast either machine is.
@@ -42,7 +44,7 @@ def collect(address: str, *, seed: int) -> None:
     environment = make_environment()
     environment.reset(seed=seed)
     policy = Policy(OBSERVATION_SIZE, ACTION_SIZE)
-    with replayring.connect(address) as client, open_buffer(client).writer() as writer:
+    with open_buffer(client).writer() as writer:
         for _version, weights in client.watch(POLICY):
             policy.load_weights(weights)
             for frame in rollout(environment, policy):
@@ -67,10 +69,17 @@ def main() -> int:
     """Run an actor until it is ended or the server stays away."""
     parser = argparse.ArgumentParser(prog="python -m replayring.demo.actor")
     parser.add_argument("--address", required=True, help="the server, as HOST:PORT")
-    parser.add_argument("--seed", type=int, default=0, help="actors should differ in it")
+    parser.add_argument("--seed", type=int, help="actors should differ in it (drawn at random)")
+    connecting.add_arguments(parser)
     args = parser.parse_args()
+    seed = random.randrange(2**16) if args.seed is None else args.seed
     torch.set_num_threads(1)  # networks this small only lose by more
-    return exit_code_of(lambda: collect(args.address, seed=args.seed))
+
+    def work() -> None:
+        with connecting.connect(args) as client:
+            collect(client, seed=seed)
+
+    return exit_code_of(work)
 
 
 if __name__ == "__main__":

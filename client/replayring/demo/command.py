@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from replayring.demo import connecting
 from replayring.demo.experience import ENVIRONMENT
 from replayring.demo.plot import Evaluation, save_learning_curve
 from replayring.demo.progress import Display, clock
@@ -49,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run only the actors, or only the learner, with the server at --address (%(default)s)",
     )
     parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the training whose state the server has, if any",
+    )
+    parser.add_argument(
         "--output",
         type=Path,
         default=Path("replayring-demo"),
@@ -61,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where the server that is started keeps its data (a temporary directory)",
     )
+    connecting.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -99,7 +106,17 @@ def _run(args: argparse.Namespace) -> int:
                 tempfile.TemporaryDirectory(prefix="replayring-demo-", ignore_cleanup_errors=True)
             )
         )
-        settings = Settings(args.role, args.steps, args.actors, seed, args.address, data_dir)
+        connection = tuple(connecting.passed_on(args))
+        settings = Settings(
+            args.role,
+            args.steps,
+            args.actors,
+            seed,
+            args.address,
+            data_dir,
+            connection,
+            args.resume,
+        )
         stack.callback(display.close)
         supervisor = stack.enter_context(Supervisor(args.output))
         evaluations = Session(settings, supervisor, display, stop).run()
@@ -131,6 +148,8 @@ def _contradiction(args: argparse.Namespace) -> str | None:
         return f"--role {args.role} needs --address: the server that the other machines use"
     if args.data_dir is not None and args.address is not None:
         return "--data-dir is for a server that the demo starts; with --address it starts none"
+    if args.address is None and (given := connecting.passed_on(args)):
+        return f"{given[0]} is for a server elsewhere, and needs --address"
     return None
 
 

@@ -39,7 +39,7 @@ SECONDS_TO_CONNECT = 30.0
 Frame = dict[str, Any]
 
 
-def open_buffer(client: replayring.Client) -> replayring.Buffer:
+def open_buffer(client: replayring.ReplayClient) -> replayring.ReplayBuffer:
     """The demo's buffer: whoever comes first creates it, for everybody else it is there."""
     return client.create_buffer(
         BUFFER,
@@ -72,10 +72,9 @@ def final_frame(observation: np.ndarray) -> Frame:
     return step_frame(observation, np.zeros(ACTION_SIZE, np.float32), 0.0, False)
 
 
-def steps_taken(info: replayring.BufferInfo) -> int:
-    """Environment steps that all actors together ever added.
+def steps_taken(frames: int, episodes: int) -> int:
+    """Environment steps among so many frames of so many whole episodes.
 
-    Both counters only grow, so this also holds after old frames were overwritten. Each episode has
-    one frame that is not a step: its final observation.
+    Each episode has one frame that is not a step: its final observation.
     """
-    return info.next_index - info.next_episode_index
+    return frames - episodes

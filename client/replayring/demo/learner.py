@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 import replayring
+from replayring.demo import checkpoint, connecting
+from replayring.demo.checkpoint import Training
 from replayring.demo.child import exit_code_of
 from replayring.demo.environment import evaluate, make_environment
 from replayring.demo.experience import (
@@ -27,10 +29,11 @@ from replayring.demo.experience import (
     open_buffer,
     steps_taken,
 )
+from replayring.demo.plot import Evaluation
 from replayring.demo.progress import Reporter
 from replayring.demo.sac import SoftActorCritic
 
-__all__ = ["Learner", "learn"]
+__all__ = ["Learner"]
 
 BATCH_SIZE = 256
 UPDATES_PER_STEP = 1
@@ -44,19 +47,21 @@ SECONDS_TO_WAIT_FOR_THE_SERVER = 300.0
 class Learner:
     """Trains one policy. Steps are counted from its start; a server may hold older experience.
 
+    With every evaluation its whole state is published, so that another learner can resume it.
     Whoever made the client closes it.
     """
 
-    def __init__(self, client: replayring.Client, reporter: Reporter) -> None:
-        """Make a fresh agent that learns from this server."""
+    def __init__(
+        self, client: replayring.ReplayClient, reporter: Reporter, *, resume: bool = False
+    ) -> None:
+        """Make an agent that learns from this server: a fresh one, or the one that was saved."""
         self._client = client
         self._reporter = reporter
         self._buffer = open_buffer(client)
-        self._start = self._buffer.info()
         self._agent = SoftActorCritic(OBSERVATION_SIZE, ACTION_SIZE)
         self._environment = make_environment()
-        self._trained_steps = 0
-        self._next_evaluation = 0
+        self._began = time.monotonic()
+        self._training = (self._resumed() if resume else None) or self._fresh()
 
     def run(self, steps: int) -> None:
         """Train until the actors have taken this many steps."""
@@ -70,12 +75,29 @@ class Learner:
         with transitions:
             batches = iter(transitions)
             self._publish()
-            self._evaluate()
-            while self._trained_steps < steps:
+            if not self._training.evaluations:
+                self._evaluate()
+            while self._training.steps < steps:
                 self._train(batches)
                 self._publish()
-                if self._trained_steps >= min(self._next_evaluation, steps):
+                if self._training.steps >= min(self._next_evaluation, steps):
                     self._evaluate()
+
+    def _fresh(self) -> Training:
+        info = self._buffer.info()
+        return Training(info.next_index, info.next_episode_index)
+
+    def _resumed(self) -> Training | None:
+        """The training that was saved, which is told again from its beginning."""
+        saved = checkpoint.load(self._client)
+        if saved is None:
+            return None
+        training, agent = saved
+        self._agent.load_state_dict(agent)
+        for evaluation in training.evaluations:
+            self._began = time.monotonic() - evaluation.seconds
+            self._reporter.evaluated(evaluation.steps, evaluation.mean_return, evaluation.seconds)
+        return training
 
     def _publish(self) -> None:
         self._client.publish(POLICY, self._agent.policy.state_dict())
@@ -83,34 +105,35 @@ class Learner:
     def _train(self, batches: Iterator[Mapping[str, Tensor]]) -> None:
         steps = self._wait_for_steps()
         if steps >= WARM_UP_STEPS:
-            updates = UPDATES_PER_STEP * (steps - self._trained_steps)
+            updates = UPDATES_PER_STEP * (steps - self._training.steps)
             for batch in islice(batches, updates):
                 self._agent.update(batch)
                 self._reporter.sampled(BATCH_SIZE)
-        self._trained_steps = steps
+        self._training.steps = steps
 
     def _wait_for_steps(self) -> int:
         """The steps that actors have taken, as soon as there are some to train on."""
         while True:
             info = self._buffer.info()
-            steps = steps_taken(info) - steps_taken(self._start)
-            if steps > self._trained_steps:
-                frames = info.next_index - self._start.next_index
+            frames = info.next_index - self._training.first_index
+            episodes = info.next_episode_index - self._training.first_episode
+            steps = steps_taken(frames, episodes)
+            if steps > self._training.steps:
                 self._reporter.collected(steps, frames=frames)
                 return steps
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
+    @property
+    def _next_evaluation(self) -> int:
+        return self._training.evaluations[-1].steps + STEPS_BETWEEN_EVALUATIONS
+
     def _evaluate(self) -> None:
         mean_return = evaluate(self._agent.policy, self._environment, EVALUATION_EPISODES)
-        self._reporter.evaluated(self._trained_steps, mean_return)
-        self._next_evaluation = self._trained_steps + STEPS_BETWEEN_EVALUATIONS
-
-
-def learn(address: str, *, steps: int, seed: int, reporter: Reporter) -> None:
-    """Train a policy with the server at this address."""
-    torch.manual_seed(seed)
-    with replayring.connect(address, timeout=SECONDS_TO_WAIT_FOR_THE_SERVER) as client:
-        Learner(client, reporter).run(steps)
+        seconds = time.monotonic() - self._began
+        evaluation = Evaluation(self._training.steps, seconds, mean_return)
+        self._training.evaluations.append(evaluation)
+        checkpoint.save(self._client, self._training, self._agent.state_dict())
+        self._reporter.evaluated(evaluation.steps, mean_return, seconds)
 
 
 def main() -> int:
@@ -119,12 +142,17 @@ def main() -> int:
     parser.add_argument("--address", required=True, help="the server, as HOST:PORT")
     parser.add_argument("--steps", type=int, required=True, help="environment steps in all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on with what was saved, if any")
+    connecting.add_arguments(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)  # networks this small only lose by more
-    reporter = Reporter(sys.stdout)
-    return exit_code_of(
-        lambda: learn(args.address, steps=args.steps, seed=args.seed, reporter=reporter)
-    )
+    torch.manual_seed(args.seed)
+
+    def work() -> None:
+        with connecting.connect(args, timeout=SECONDS_TO_WAIT_FOR_THE_SERVER) as client:
+            Learner(client, Reporter(sys.stdout), resume=args.resume).run(args.steps)
+
+    return exit_code_of(work)
 
 
 if __name__ == "__main__":

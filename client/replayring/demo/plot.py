@@ -11,7 +11,7 @@ __all__ = ["Evaluation", "save_learning_curve"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One point of the curve; the seconds count from the start of the demo."""
+    """One point of the curve; the seconds are those of training until then."""
 
     steps: int
     seconds: float
@@ -33,7 +33,7 @@ def save_learning_curve(path: Path, evaluations: Sequence[Evaluation], title: st
     by_steps.set_xlabel("environment steps")
     by_steps.set_ylabel("mean evaluation return")
     by_time.plot([evaluation.seconds for evaluation in evaluations], returns, marker="o")
-    by_time.set_xlabel("seconds, start-up included")
+    by_time.set_xlabel("seconds of training")
     for axes in (by_steps, by_time):
         axes.grid(alpha=0.3)
     figure.suptitle(title)

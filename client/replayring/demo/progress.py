@@ -24,12 +24,21 @@ RATE_WINDOW_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Report:
-    """How far training is: totals, and the mean return if the policy was just evaluated."""
+    """How far training is: totals, and the mean return if the policy was evaluated.
+
+    Attributes:
+        steps: environment steps, over all actors.
+        frames_inserted: frames that they make, final observations included.
+        frames_sampled: frames that the learner has been given.
+        mean_return: what the policy was found to earn after these steps.
+        seconds: with a mean return, how long the training had taken by then.
+    """
 
     steps: int = 0
     frames_inserted: int = 0
     frames_sampled: int = 0
     mean_return: float | None = None
+    seconds: float = 0.0
 
     def to_line(self) -> str:
         """This report as one line of JSON."""
@@ -62,9 +71,10 @@ class Reporter:
         self._report = replace(self._report, frames_sampled=total)
         self._write_if_due()
 
-    def evaluated(self, steps: int, mean_return: float) -> None:
-        """The policy after this many steps was found to earn this much."""
-        self._write(replace(self._report, steps=steps, mean_return=mean_return))
+    def evaluated(self, steps: int, mean_return: float, seconds: float) -> None:
+        """The policy after this many steps, and so much time, was found to earn this much."""
+        found = replace(self._report, steps=steps, mean_return=mean_return, seconds=seconds)
+        self._write(found)
 
     def _write_if_due(self) -> None:
         if self._now() >= self._due:

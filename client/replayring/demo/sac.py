@@ -184,6 +184,46 @@ class SoftActorCritic:
         self._blend_targets()
         return UpdateLosses(critic_loss.item(), policy_loss.item(), temperature.item())
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that `update` changes, as tensors by name: networks and optimisers."""
+        state = {
+            f"{part}.{name}": tensor
+            for part, module in self._modules.items()
+            for name, tensor in module.state_dict().items()
+        }
+        for part, optimizer in self._optimizers.items():
+            for number, moments in optimizer.state_dict()["state"].items():
+                state |= {f"{part}.{number}.{name}": value for name, value in moments.items()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on where another agent of these sizes was when `state_dict` was called on it."""
+        for part, module in self._modules.items():
+            module.load_state_dict(_below(part, state))
+        for part, optimizer in self._optimizers.items():
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name, value in _below(part, state).items():
+                number, _, moment = name.partition(".")
+                moments.setdefault(int(number), {})[moment] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        return {
+            "policy": self.policy,
+            "critic": self.critic,
+            "target_critic": self.target_critic,
+            "temperature": self.temperature,
+        }
+
+    @property
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {
+            "policy_optimizer": self._policy_optimizer,
+            "critic_optimizer": self._critic_optimizer,
+            "temperature_optimizer": self._temperature_optimizer,
+        }
+
     @torch.no_grad()
     def _critic_target(
         self, reward: Tensor, terminated: Tensor, next_observation: Tensor
@@ -203,6 +243,11 @@ class SoftActorCritic:
         pairs = zip(self.target_critic.parameters(), self.critic.parameters(), strict=True)
         for target, source in pairs:
             target.lerp_(source, self.target_rate)
+
+
+def _below(part: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = f"{part}."
+    return {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
 
 
 def _adam(module: nn.Module, learning_rate: float) -> torch.optim.Optimizer:

@@ -35,6 +35,9 @@ class Settings:
     seed: int
     address: str | None
     data_dir: Path
+    connection: tuple[str, ...] = ()
+    """Options for the processes that connect to a server elsewhere."""
+    resume: bool = False
 
 
 class DemoError(Exception):
@@ -118,8 +121,7 @@ class Session:
     def _handle_report(self, report: Report) -> None:
         self._display.update(report)
         if report.mean_return is not None:
-            seconds = self._display.seconds
-            self._evaluations.append(Evaluation(report.steps, seconds, report.mean_return))
+            self._evaluations.append(Evaluation(report.steps, report.seconds, report.mean_return))
 
     def _handle_end(self, event: Ended) -> None:
         if event.restarted:
@@ -137,11 +139,17 @@ class Session:
 
     def _learner_command(self, address: str) -> list[str]:
         numbers = ["--steps", str(self._settings.steps), "--seed", str(self._settings.seed)]
-        return [sys.executable, "-m", "replayring.demo.learner", "--address", address, *numbers]
+        more = [*self._settings.connection, *(["--resume"] if self._settings.resume else [])]
+        return [*_module("learner"), "--address", address, *numbers, *more]
 
     def _actor_command(self, address: str, number: int) -> list[str]:
         seed = str(self._settings.seed * 1_000 + number)
-        return [sys.executable, "-m", "replayring.demo.actor", "--address", address, "--seed", seed]
+        more = self._settings.connection
+        return [*_module("actor"), "--address", address, "--seed", seed, *more]
+
+
+def _module(name: str) -> list[str]:
+    return [sys.executable, "-m", f"replayring.demo.{name}"]
 
 
 def _address_in(line: Line) -> str | None:

@@ -1,4 +1,5 @@
 """`replayring top`: a server's state in a terminal, kept up to date.
 
-`rates` compares two readings, `screen` draws one; nothing but `screen` knows rich.
+`readings` asks, `rates` compares two answers, `screen` draws one, `showing` draws again and again.
+Only the last two know rich.
 """

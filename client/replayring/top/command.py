@@ -7,25 +7,24 @@ the server warns of. A server that is restarted meanwhile is found again.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import logging
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
 from replayring.client import Client
 from replayring.commands.connection import add_connection_arguments, connect_by
-from replayring.top.rates import Reading
-from replayring_proto.errors import ReplayRingError, ServerUnavailableError
+from replayring.top.readings import readings
+from replayring_proto.errors import ReplayRingError
 
 __all__ = ["HELP", "add_arguments", "run"]
 
 HELP = "show how a server is doing, kept up to date"
 
 FAILURE = 1
+FIRST_SECONDS = 5.0
+"""How long the first reading may take, at least: longer than the connection."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,9 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
     # What the client logs of an outage would be written across the screen, which shows it anyway.
     logging.getLogger("replayring").addHandler(logging.NullHandler())
     try:
-        show = _show_json if arguments.json else _show_screen()
-        with connect_by(arguments, max(arguments.interval, 5.0)) as client:
-            show(client, arguments)
+        with connect_by(arguments, max(arguments.interval, FIRST_SECONDS)) as client:
+            show = _show_json if arguments.json else _show
+            show(client, arguments.interval, once=arguments.once)
     except KeyboardInterrupt:
         return 0
     except BrokenPipeError:  # whoever read it has seen enough; nothing is to be flushed at the end
@@ -73,75 +72,24 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _show_json(client: Client, arguments: argparse.Namespace) -> None:
-    for reading, _ in _readings(client, arguments.interval):
+def _show_json(client: Client, interval: float, *, once: bool) -> None:
+    for reading, _ in readings(client, interval):
         if reading is not None:
             print(json.dumps(asdict(reading.status)), flush=True)
-            if arguments.once:
+            if once:
                 return
 
 
-def _show_screen() -> Callable[[Client, argparse.Namespace], None]:
-    """Returns what draws on the terminal.
-
-    Raises:
-        ImportError: rich is not installed.
-    """
+def _show(client: Client, interval: float, *, once: bool) -> None:
     try:
-        from rich.console import Console
-        from rich.live import Live
-
-        from replayring.top.screen import Screen
+        from replayring.top.showing import show
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "rich":
             raise
         raise ImportError(
             'it needs rich, which is not installed: pip install "replayring[top]"; or use --json'
         ) from None
-
-    def screens(client: Client, interval: float) -> Iterator[Screen]:
-        before: Reading | None = None
-        last: Reading | None = None
-        for reading, trouble in _readings(client, interval):
-            if reading is not None:
-                before, last = last, reading
-            if last is not None:
-                yield Screen(client.address, last, before, trouble)
-
-    def show(client: Client, arguments: argparse.Namespace) -> None:
-        console, found = Console(), screens(client, arguments.interval)
-        if console.is_terminal and not arguments.once:
-            with Live(console=console, screen=True, auto_refresh=False) as live:
-                for screen in found:
-                    live.update(screen, refresh=True)
-        # The first has no rates yet.
-        for screen in itertools.islice(found, 1, 2 if arguments.once else None):
-            console.print(screen)
-
-    return show
-
-
-def _readings(client: Client, interval: float) -> Iterator[tuple[Reading | None, str | None]]:
-    """Yields a reading per interval, for ever; or why there is none, once there has been one.
-
-    Raises:
-        ReplayRingError: there is not even a first one, or it will not get better.
-    """
-    away_since: float | None = None
-    first = True
-    due = time.monotonic()
-    while True:
-        try:
-            status = client.status(timeout=None if first else interval)
-            away_since, first = None, False
-            yield Reading(time.monotonic(), status), None
-        except ServerUnavailableError:
-            if first:
-                raise
-            away_since = away_since or time.monotonic()
-            yield None, f"the server is away, for {time.monotonic() - away_since:.0f} s now"
-        due = max(due + interval, time.monotonic())
-        time.sleep(max(0.0, due - time.monotonic()))
+    show(client, interval, once=once)
 
 
 def _seconds(text: str) -> float:

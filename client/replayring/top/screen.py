@@ -21,6 +21,9 @@ NEAR = 0.8
 
 _UNKNOWN = "-"
 
+LITTLE_DISK = 0.05
+"""The share of the disk below which what is free is little; alerts.yaml has the same."""
+
 _FIXED_LINES = 5
 """Lines that are always there: the tables' own headings, gaps above them, and one in reserve."""
 
@@ -116,13 +119,13 @@ def _warnings(status: ServerStatus, trouble: str | None) -> Iterable[str]:
     for limit in status.limits:
         if limit.ratio >= NEAR or limit.waiting:
             yield _near(limit)
-    if status.disk_free_bytes < status.disk_size_bytes * (1 - NEAR) / 4:
+    if status.disk_free_bytes < status.disk_size_bytes * LITTLE_DISK:
         yield f"the disk has {_size(status.disk_free_bytes)} left: new buffers may be refused"
 
 
 def _near(limit: LimitUse) -> str:
     shown = _size if limit.name.endswith("_bytes") else _count
-    waiting = f", and {limit.waiting:,} calls wait" if limit.waiting else ""
+    waiting = f"; calls that wait: {limit.waiting:,}" if limit.waiting else ""
     return (
         f"{limit.name}: {shown(limit.used)} of {shown(limit.limit)} are in use "
         f"({limit.ratio:.0%}){waiting}"

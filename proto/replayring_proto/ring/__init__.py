@@ -5,6 +5,7 @@ here writes to a ring; the write side is the engine's.
 """
 
 from replayring_proto.ring.counters import Counters
+from replayring_proto.ring.eligible import EligibleCount
 from replayring_proto.ring.live import Live
 from replayring_proto.ring.mapped import MappedRing
 from replayring_proto.ring.plan import Plan
@@ -13,6 +14,7 @@ from replayring_proto.ring.uniform import NothingEligible, UniformSampler
 
 __all__ = [
     "Counters",
+    "EligibleCount",
     "Live",
     "MappedRing",
     "NothingEligible",

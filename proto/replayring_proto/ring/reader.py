@@ -156,6 +156,11 @@ class RingReader:
         ends: Indices = self.columns[BOUNDS.name][index % self._rows, 1]
         return ends - index - 1
 
+    def ends_of(self, index: Indices) -> Indices | None:
+        """Returns where the episode of each frame ends; None if writers overtook this read."""
+        ends: Indices = self.columns[BOUNDS.name][index % self._rows, 1]
+        return ends if int(index.min()) >= self._oldest_whole else None
+
     def state(self) -> tuple[Live, int, int]:
         """Returns the live window, the episodes in it, and the number that the next one gets."""
         for _ in range(_ATTEMPTS):

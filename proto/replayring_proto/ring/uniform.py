@@ -12,8 +12,10 @@ from functools import partial
 
 import numpy as np
 
+from replayring_proto.errors import OvertakenError
 from replayring_proto.pack import Pack
 from replayring_proto.query import SampleQuery
+from replayring_proto.ring.eligible import EligibleCount
 from replayring_proto.ring.live import Indices, Live
 from replayring_proto.ring.plan import Plan
 from replayring_proto.ring.reader import RingReader
@@ -22,6 +24,8 @@ from replayring_proto.ring.reader import RingReader
 _FREE_DRAWS = 1 << 16
 _SCANNED_AT_ONCE = 1 << 20
 _DRAWS_PER_FRAME = 128
+
+_COUNTS = 1000
 
 
 class NothingEligible(Exception):
@@ -35,10 +39,16 @@ class UniformSampler:
         plan: what a batch holds.
         costly: whether the next draw may take as long as looking at a great many frames: the last
             one did, or there was none yet.
+        eligible: frames that were eligible for the last batch; None unless they are counted.
     """
 
     def __init__(
-        self, reader: RingReader, query: SampleQuery, rng: np.random.Generator | None = None
+        self,
+        reader: RingReader,
+        query: SampleQuery,
+        rng: np.random.Generator | None = None,
+        *,
+        count: bool = False,
     ) -> None:
         """Plans `query`.
 
@@ -46,6 +56,7 @@ class UniformSampler:
             reader: the ring.
             query: what to sample; checked here.
             rng: the random stream; None for fresh entropy.
+            count: whether to count the eligible frames with each batch.
 
         Raises:
             InvalidRequestError: the query does not fit the ring's spec.
@@ -59,6 +70,8 @@ class UniformSampler:
         # No live frame below this `index` is eligible. An episode becomes visible whole, so none
         # will be: while a learner waits, each look at the ring is at new frames only.
         self._barren = 0
+        self._count = EligibleCount(reader, query.drop_n_last_frames) if count else None
+        self.eligible: int | None = None
 
     def batch(self, batches: int = 1) -> Pack:
         """Returns one batch, drawn with replacement, or several in one pack, one after the other.
@@ -70,7 +83,19 @@ class UniformSampler:
             NothingEligible: no live frame is eligible.
             ToleranceError: a window in seconds misses inside an episode.
         """
-        return self._reader.gather(self.plan, partial(self._draw, batches))
+        if self._count is None:
+            return self._reader.gather(self.plan, partial(self._draw, batches))
+        for _ in range(_COUNTS):
+            pack = self._reader.gather(self.plan, partial(self._draw_counted, batches))
+            if self.eligible is not None:
+                return pack
+        raise OvertakenError(f"writers overtook this count {_COUNTS} times; try again")
+
+    def _draw_counted(self, batches: int, live: Live) -> Indices:
+        """Draws from a window and counts the eligible frames of the same one."""
+        assert self._count is not None
+        self.eligible = self._count.at(live)
+        return self._draw(batches, live)
 
     def _draw(self, batches: int, live: Live) -> Indices:
         if not len(live):

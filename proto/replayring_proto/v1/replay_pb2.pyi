@@ -143,7 +143,7 @@ class SampleBatchRequest(_message.Message):
     def __init__(self, spec: _Optional[_Union[SampleSpec, _Mapping]] = ..., batches: _Optional[int] = ...) -> None: ...
 
 class SampleSpec(_message.Message):
-    __slots__ = ("buffer", "batch_size", "view", "drop_n_last_frames", "min_frames", "seed", "batches_per_pack")
+    __slots__ = ("buffer", "batch_size", "view", "drop_n_last_frames", "min_frames", "seed", "batches_per_pack", "count_eligible")
     BUFFER_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
@@ -151,6 +151,7 @@ class SampleSpec(_message.Message):
     MIN_FRAMES_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     BATCHES_PER_PACK_FIELD_NUMBER: _ClassVar[int]
+    COUNT_ELIGIBLE_FIELD_NUMBER: _ClassVar[int]
     buffer: str
     batch_size: int
     view: _buffer_pb2.View
@@ -158,19 +159,22 @@ class SampleSpec(_message.Message):
     min_frames: int
     seed: int
     batches_per_pack: int
-    def __init__(self, buffer: _Optional[str] = ..., batch_size: _Optional[int] = ..., view: _Optional[_Union[_buffer_pb2.View, _Mapping]] = ..., drop_n_last_frames: _Optional[int] = ..., min_frames: _Optional[int] = ..., seed: _Optional[int] = ..., batches_per_pack: _Optional[int] = ...) -> None: ...
+    count_eligible: bool
+    def __init__(self, buffer: _Optional[str] = ..., batch_size: _Optional[int] = ..., view: _Optional[_Union[_buffer_pb2.View, _Mapping]] = ..., drop_n_last_frames: _Optional[int] = ..., min_frames: _Optional[int] = ..., seed: _Optional[int] = ..., batches_per_pack: _Optional[int] = ..., count_eligible: bool = ...) -> None: ...
 
 class SampleBatchResponse(_message.Message):
-    __slots__ = ("pack", "data", "next_index", "batches")
+    __slots__ = ("pack", "data", "next_index", "batches", "eligible_frames")
     PACK_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     NEXT_INDEX_FIELD_NUMBER: _ClassVar[int]
     BATCHES_FIELD_NUMBER: _ClassVar[int]
+    ELIGIBLE_FRAMES_FIELD_NUMBER: _ClassVar[int]
     pack: _pack_pb2.PackHeader
     data: bytes
     next_index: int
     batches: int
-    def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., next_index: _Optional[int] = ..., batches: _Optional[int] = ...) -> None: ...
+    eligible_frames: int
+    def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., next_index: _Optional[int] = ..., batches: _Optional[int] = ..., eligible_frames: _Optional[int] = ...) -> None: ...
 
 class ReadColumnRequest(_message.Message):
     __slots__ = ("buffer", "keys")
@@ -189,14 +193,16 @@ class ReadColumnResponse(_message.Message):
     def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class PublishParametersRequest(_message.Message):
-    __slots__ = ("pack", "data", "name")
+    __slots__ = ("pack", "data", "name", "min_version")
     PACK_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    MIN_VERSION_FIELD_NUMBER: _ClassVar[int]
     pack: _pack_pb2.PackHeader
     data: bytes
     name: str
-    def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., name: _Optional[str] = ...) -> None: ...
+    min_version: int
+    def __init__(self, pack: _Optional[_Union[_pack_pb2.PackHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., name: _Optional[str] = ..., min_version: _Optional[int] = ...) -> None: ...
 
 class PublishParametersResponse(_message.Message):
     __slots__ = ("version",)

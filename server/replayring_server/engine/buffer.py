@@ -22,7 +22,7 @@ from replayring_proto.messages import BufferInfo
 from replayring_proto.ring import RingReader
 from replayring_proto.spec import BufferSpec
 from replayring_server.engine import files
-from replayring_server.engine.cursor import Cursor
+from replayring_server.engine.cursor import Checkpoint, Cursor
 from replayring_server.engine.records import EpisodeLog, Origin, Record, WriterTable
 from replayring_server.engine.ring import RingWriter, check_ends
 from replayring_server.tally import BufferTally
@@ -45,6 +45,23 @@ class Stored:
     index: int
     num_frames: int
     duplicate: bool = False
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a new buffer begins with: nothing, or what a snapshot has.
+
+    Attributes:
+        fill: writes rows and records to the reserved files in a folder, all but the cursor, syncs
+            what it wrote, and returns where the ring stands then.
+        restored_from: what it came from, for buffer.json.
+    """
+
+    fill: Callable[[Path], Checkpoint] = lambda folder: Checkpoint()
+    restored_from: str | None = None
+
+
+NOTHING = Content()
 
 
 class Buffer:
@@ -119,8 +136,10 @@ class Buffer:
         self._recover_last_record()
 
     @classmethod
-    def create(cls, folder: Path, buffer_id: str, spec: BufferSpec) -> None:
-        """Reserves a new buffer's files in the existing, empty `folder`; buffer.json comes last.
+    def create(
+        cls, folder: Path, buffer_id: str, spec: BufferSpec, content: Content = NOTHING
+    ) -> None:
+        """Makes a new buffer's files in the existing, empty `folder`; buffer.json comes last.
 
         Raises:
             DiskSpaceError: the disk is full.
@@ -128,10 +147,12 @@ class Buffer:
         files.make_folder(folder / layout.COLUMNS)
         for file, size in layout.file_sizes(spec).items():
             files.reserve(folder / file, size)
-        Cursor.format(files.map_file(folder / layout.CURSOR, writable=True))
+        standing = content.fill(folder)
+        Cursor.format(files.map_file(folder / layout.CURSOR, writable=True), standing)
         files.sync_file(folder / layout.CURSOR)
         files.sync_folder(folder / layout.COLUMNS)
-        files.write_whole(folder / layout.META, layout.encode_meta(buffer_id, spec))
+        meta = layout.encode_meta(buffer_id, spec, content.restored_from)
+        files.write_whole(folder / layout.META, meta)
 
     def append(self, data: Mapping[str, Any], origin: Origin | None = None) -> Stored:
         """Stores one episode and makes it as durable as the buffer promises; see `store`."""

@@ -92,9 +92,12 @@ class Cursor:
         sync()
 
     @staticmethod
-    def format(page: npt.NDArray[np.uint8]) -> None:
-        """Makes a page of zeros the cursor of an empty ring, as of this start of the machine."""
-        _write_slot(page, Checkpoint())
+    def format(page: npt.NDArray[np.uint8], standing: Checkpoint) -> None:
+        """Makes a page of zeros the cursor of a ring that stands so since the machine started."""
+        _write_slot(page, standing)
+        counters = Counters(page)
+        counters.low = standing.low
+        counters.head = counters.intent = standing.head
         layout.boot_id_of(page)[:] = np.frombuffer(layout.machine_boot_id(), np.uint8)
 
     def reserve(self, until: int) -> None:

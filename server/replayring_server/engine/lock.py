@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import struct
 import threading
 from pathlib import Path
@@ -42,10 +43,7 @@ class DirectoryLock:
         with _held_guard:
             if _held_here(path):
                 raise DirectoryLockedError(f"{folder} is already open in this process")
-            try:
-                self._fd = files.create_file(path, 0)
-            except OSError as error:
-                raise StorageError(f"cannot open {path}: {error.strerror}") from None
+            self._fd = _open(path)
             try:
                 fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -108,6 +106,17 @@ def holder_of(folder: Path) -> str | None:
             return None if kind == fcntl.F_UNLCK else _description(fd)
         finally:
             os.close(fd)
+
+
+def _open(path: Path) -> int:
+    try:
+        fd = files.create_file(path, 0)
+    except OSError as error:
+        raise StorageError(f"cannot open {path}: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise StorageError(f"{path} is not a regular file; remove it")
+    return fd
 
 
 def _held_here(path: Path) -> bool:

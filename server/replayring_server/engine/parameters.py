@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replayring_proto.errors import (
+    AlreadyExistsError,
+    InvalidRequestError,
     LimitExceededError,
     MalformedMessageError,
     NotFoundError,
@@ -34,6 +36,8 @@ from replayring_server.engine import files
 logger = logging.getLogger(__name__)
 
 FOLDER = ".parameters"
+
+_MAX_MIN_VERSION = 1 << 62
 
 _MAGIC = b"RRPARAM\x01"
 _PREFIX = struct.Struct("<8sQQQ")
@@ -98,17 +102,26 @@ class Parameters:
         """Returns the names whose files are damaged, sorted."""
         return sorted(self._damaged)
 
-    def publish(self, name: str, pack: Pack) -> int:
+    def publish(self, name: str, pack: Pack, min_version: int = 0) -> int:
         """Makes `pack` the newest version, on disk first, and returns its number.
 
+        Args:
+            name: what they are called.
+            pack: the tensors.
+            min_version: what the number is to be at least.
+
         Raises:
-            InvalidRequestError: the name is not valid.
+            InvalidRequestError: the name is not valid, or the number too large.
             LimitExceededError: too many names.
             DiskSpaceError: the disk is full; the version before stays the newest.
             StorageError: a damaged file has that name; it is not replaced, because versions would
                 begin anew under the eyes of those who follow them.
         """
         check_name(name, "parameters' name")
+        if min_version > _MAX_MIN_VERSION:
+            raise InvalidRequestError(
+                f"min_version is {min_version:,}; it must be at most 2^62: versions are to grow"
+            )
         path = self._folder / name
         with self._publishing:
             if name in self._damaged and os.path.lexists(path):
@@ -121,11 +134,29 @@ class Parameters:
                     "names of parameters",
                     "reuse a name",
                 )
-            version = previous.version + 1 if previous else 1
+            version = max(previous.version + 1 if previous else 1, min_version)
             files.write_whole(path, _encode(name, version, pack))
             self._sets[name] = ParameterSet(version, pack)
             self._damaged.pop(name, None)
             return version
+
+    def restore(self, name: str, encoded: bytes) -> int:
+        """Takes over the content of such a file as it was written, and returns its version.
+
+        Raises:
+            AlreadyExistsError: others were published under that name.
+            StorageError: it is not what was published under that name.
+        """
+        restored = decode(name, encoded, f"the copy of parameters {name!r}")
+        with self._publishing:
+            if name in self._sets or name in self._damaged:
+                raise AlreadyExistsError(
+                    f"there are parameters {name!r}, which are not overwritten; move "
+                    f"{self._folder / name} away first"
+                )
+            files.write_whole(self._folder / name, encoded)
+            self._sets[name] = restored
+        return restored.version
 
 
 def files_of(data_dir: Path) -> list[Path]:
@@ -153,7 +184,21 @@ def load(path: Path) -> ParameterSet:
     Raises:
         StorageError: it is damaged, or is not what was published under its name.
     """
-    content = memoryview(files.read_whole(path))
+    return decode(path.name, files.read_whole(path, at_most=None), str(path))
+
+
+def decode(name: str, encoded: bytes, where: str) -> ParameterSet:
+    """Returns the parameters in the content of a file of theirs.
+
+    Args:
+        name: under which they were published.
+        encoded: the content.
+        where: the file, for messages.
+
+    Raises:
+        StorageError: as `load`.
+    """
+    content = memoryview(encoded)
     start = _PREFIX.size + _CHECKSUM.size
     try:
         if len(content) < start:
@@ -161,7 +206,7 @@ def load(path: Path) -> ParameterSet:
         magic, version, header_bytes, body_bytes = _PREFIX.unpack_from(content)
         (checksum,) = _CHECKSUM.unpack_from(content, _PREFIX.size)
         header, body = content[start : start + header_bytes], content[start + header_bytes :]
-        found = _checksum(path.name, content[: _PREFIX.size], header, body)
+        found = _checksum(name, content[: _PREFIX.size], header, body)
         if magic != _MAGIC or len(body) != body_bytes or checksum != found:
             raise MalformedMessageError("the checksum does not match")
         layout = parse_header(bytes(header))
@@ -169,7 +214,7 @@ def load(path: Path) -> ParameterSet:
             raise MalformedMessageError("its header announces another size")
     except (MalformedMessageError, LimitExceededError) as error:
         raise StorageError(
-            f"{path} is damaged ({error}); remove it, and publish the parameters again"
+            f"{where} is damaged ({error}); remove it, and publish the parameters again"
         ) from None
     assembler = PackAssembler(layout)
     assembler.add(body)

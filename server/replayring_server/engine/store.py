@@ -22,7 +22,7 @@ from replayring_proto.errors import (
 from replayring_proto.limits import MAX_NAME, ServerLimits, check_limit
 from replayring_proto.spec import BufferSpec, check_name, is_name
 from replayring_server.engine import file_systems, files
-from replayring_server.engine.buffer import Buffer
+from replayring_server.engine.buffer import NOTHING, Buffer, Content
 from replayring_server.engine.lock import DirectoryLock
 from replayring_server.engine.parameters import Parameters
 from replayring_server.engine.syncer import Syncer
@@ -101,7 +101,7 @@ class Store:
         try:
             return self._buffers[name]
         except KeyError:
-            raise NotFoundError(_no_such(name, self.names())) from None
+            raise NotFoundError(no_such_buffer(name, self.names())) from None
 
     def names(self) -> list[str]:
         """Returns the names of all open buffers, sorted."""
@@ -150,15 +150,22 @@ class Store:
                 "buffers in one data directory",
                 "delete one, or raise max_buffers",
             )
-            self._create(name, spec)
-            try:
-                buffer = self._buffer(self.data_dir / name)
-            except StorageError as error:
-                self._damaged[name] = str(error)
-                raise
-            self._buffers[name] = buffer
+            buffer = self._create(name, spec, NOTHING)
         logger.info("created buffer %r: %d frames, %s", name, spec.capacity, buffer.buffer_id)
         return buffer, True
+
+    def restore(self, name: str, spec: BufferSpec, content: Content) -> Buffer:
+        """Makes a buffer that begins with `content`; its owner's deed, so no limit counts.
+
+        Raises:
+            AlreadyExistsError: the name is taken.
+            DiskSpaceError: there is not enough room.
+            InvalidRequestError: the name is not valid.
+            StorageError: `content` cannot be read, or made no sound buffer.
+        """
+        check_name(name, "buffer name")
+        with self._guard:
+            return self._create(name, spec, content)
 
     def delete(self, name: str) -> None:
         """Deletes a buffer and its files, also one that cannot be opened.
@@ -200,8 +207,8 @@ class Store:
     ) -> None:
         self.close()
 
-    def _create(self, name: str, spec: BufferSpec) -> None:
-        """Makes a buffer's files aside and gives them their name in one step."""
+    def _create(self, name: str, spec: BufferSpec, content: Content) -> Buffer:
+        """Makes a buffer's files aside, gives them their name in one step, and opens it."""
         path = self.data_dir / name
         if os.path.lexists(path):
             raise AlreadyExistsError(
@@ -212,7 +219,7 @@ class Store:
         try:
             files.check_space(self.data_dir, sum(layout.file_sizes(spec).values()))
             files.make_folder(folder)
-            Buffer.create(folder, buffer_id, spec)
+            Buffer.create(folder, buffer_id, spec, content)
             folder.rename(path)
         except BaseException as error:
             files.remove_tree(folder)
@@ -220,6 +227,12 @@ class Store:
                 raise DiskSpaceError(f"no room for buffer {name!r}: {error}") from None
             raise
         files.sync_folder(self.data_dir)
+        try:
+            self._buffers[name] = self._buffer(path)
+        except StorageError as error:
+            self._damaged[name] = str(error)
+            raise
+        return self._buffers[name]
 
     def _open_all(self) -> None:
         for folder in buffer_folders(self.data_dir):
@@ -292,7 +305,7 @@ def _is_buffer(path: Path) -> bool:
     return not {layout.META, layout.CURSOR, layout.COLUMNS}.isdisjoint(found)
 
 
-def _no_such(name: str, known: list[str]) -> str:
+def no_such_buffer(name: str, known: list[str]) -> str:
     """Returns the message about a name that no buffer has; short, however many there are."""
     name = name[: MAX_NAME + 20]  # it may be as long as a message, and comparing takes time
     near = difflib.get_close_matches(name, known, 1)

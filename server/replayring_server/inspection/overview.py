@@ -11,17 +11,15 @@ import numpy as np
 
 from replayring_proto import layout
 from replayring_proto.errors import OvertakenError, StorageError
-from replayring_proto.ring import Counters
-from replayring_proto.spec import EPISODE_INDEX, BufferSpec
+from replayring_proto.spec import EPISODE_INDEX
 from replayring_server.engine import files, parameters, store
 from replayring_server.engine.lock import holder_of
 from replayring_server.engine.records import Record
 from replayring_server.inspection.directory import check_data_dir
 from replayring_server.inspection.frames import open_column
 from replayring_server.inspection.reading import read_file
-from replayring_server.inspection.standing import Standing
+from replayring_server.inspection.standing import read_ends
 
-_ATTEMPTS = 1000
 _SHOWN_WRITERS = 5
 
 
@@ -200,7 +198,9 @@ def _buffer(folder: Path) -> BufferState:
     buffer_id, spec = layout.decode_meta(files.read_whole(meta), str(meta))
     sizes = layout.file_sizes(spec)
     files.check_sizes(folder, sizes)
-    standing, first, last = _ends(folder, spec)
+    page = files.map_file(folder / layout.CURSOR)
+    with open_column(folder, spec, EPISODE_INDEX) as episodes:
+        standing, first, last = read_ends(page, episodes, spec.capacity)
     records = _last_episodes(folder, last + 1)
     return BufferState(
         name=folder.name,
@@ -219,30 +219,6 @@ def _buffer(folder: Path) -> BufferState:
         num_writers=len(records),
         last_writers=records[:_SHOWN_WRITERS],
     )
-
-
-def _ends(folder: Path, spec: BufferSpec) -> tuple[Standing, int, int]:
-    """Returns where the ring stands, and the numbers of its first and last episode.
-
-    A server may be writing: the frames that were read count if none of them was overwritten, as in
-    `ring.reader`. Without live frames the last number is that before the next.
-    """
-    page = files.map_file(folder / layout.CURSOR)
-    rows = layout.physical_rows(spec.capacity)
-    with open_column(folder, spec, EPISODE_INDEX) as episodes:
-        for _ in range(_ATTEMPTS):
-            standing = Standing.read(page, spec.capacity)
-            live = standing.live
-            if not 0 <= live.start <= live.end:
-                raise StorageError(f"the cursor is damaged: frames {live.start} to {live.end} live")
-            if not len(live):
-                return standing, 0, standing.durable.episodes - 1
-            first, last = (
-                int(episodes.read(index, index + 1)[0]) for index in (live.start, live.end - 1)
-            )
-            if standing.restored or live.start >= Counters(page).intent - rows:
-                return standing, first, last
-    raise OvertakenError("writers overtook every attempt to read it; try again")
 
 
 def _last_episodes(folder: Path, next_episode: int) -> list[LastEpisode]:

@@ -43,23 +43,28 @@ class ColumnFile:
         Raises:
             StorageError: the disk cannot read them.
         """
+        frames = np.empty((end - start, *self._column.shape), self._column.dtype)
+        self.read_into(start, frames)
+        return frames
+
+    def read_into(self, start: int, frames: Array) -> None:
+        """Fills `frames`, contiguous and of shape (n, *shape), with those from `start` on.
+
+        Raises:
+            StorageError: the disk cannot read them.
+        """
+        size = self._column.frame_bytes
+        content = frames.reshape(-1).view(np.uint8).data
         row = start % self._rows
-        before_end = min(end - start, self._rows - row)
-        until_end = self._read_rows(row, before_end)
-        if before_end == end - start:
-            return until_end
-        return np.concatenate([until_end, self._read_rows(0, end - start - before_end)])
+        until_end = min(len(frames), self._rows - row) * size
+        read_at(self._fd, self._path, row * size, content[:until_end])
+        read_at(self._fd, self._path, 0, content[until_end:])
 
     def pieces(self, start: int, end: int) -> Iterator[tuple[int, Array]]:
         """Yields these frames in pieces of about 4 MiB, each with the `index` of its first."""
         step = max(1, PIECE_BYTES // self._column.frame_bytes)
         for first in range(start, end, step):
             yield first, self.read(first, min(first + step, end))
-
-    def _read_rows(self, row: int, count: int) -> Array:
-        size = self._column.frame_bytes
-        content = read_at(self._fd, self._path, row * size, count * size)
-        return np.frombuffer(content, self._column.dtype).reshape(count, *self._column.shape)
 
     def __enter__(self) -> ColumnFile:
         return self
@@ -81,27 +86,27 @@ def read_file(path: Path) -> Array:
     """
     fd = files.open_file(path, os.O_RDONLY)
     try:
-        return np.frombuffer(read_at(fd, path, 0, os.fstat(fd).st_size), np.uint8)
+        content = np.empty(os.fstat(fd).st_size, np.uint8)
+        read_at(fd, path, 0, content.data)
+        return content
     finally:
         os.close(fd)
 
 
-def read_at(fd: int, path: Path, offset: int, size: int) -> bytearray:
-    """Returns exactly `size` bytes of an open file.
+def read_at(fd: int, path: Path, offset: int, content: memoryview) -> None:
+    """Fills `content` with the bytes of an open file from `offset` on.
 
     Raises:
         StorageError: they cannot be read, or the file ends before.
     """
-    content = bytearray(size)
-    view, done = memoryview(content), 0
-    while done < size:
+    done = 0
+    while done < len(content):
         try:
-            count = os.preadv(fd, [view[done:]], offset + done)
+            count = os.preadv(fd, [content[done:]], offset + done)
         except OSError as error:
             raise StorageError(
                 f"{path} cannot be read at byte {offset + done:,}: {error.strerror}"
             ) from None
         if not count:
-            raise StorageError(f"{path} ends before byte {offset + size:,}")
+            raise StorageError(f"{path} ends before byte {offset + len(content):,}")
         done += count
-    return content

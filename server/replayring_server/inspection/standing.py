@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from replayring_proto import layout
-from replayring_proto.errors import StorageError
+from replayring_proto.errors import OvertakenError, StorageError
 from replayring_proto.ring import Counters, Live
 from replayring_server.engine.cursor import Checkpoint, read_slots
 from replayring_server.engine.ring import check_counters
+from replayring_server.inspection.reading import ColumnFile
 from replayring_server.inspection.report import Finding
 
+_ATTEMPTS = 1000
 _RESTORE = "restore the buffer from a copy, or delete it"
 
 
@@ -51,15 +53,50 @@ class Standing:
             raise StorageError("neither durable slot of the cursor is whole")
         durable = max(slots, key=lambda slot: slot.generation)
         counters = Counters(page)
+        # A server that opens it meanwhile makes the counters right before it says so here.
+        restored = layout.boot_id_of(page).tobytes() != layout.machine_boot_id()
         # As `RingReader.live` reads them, and for the same reason in this order.
         low, head = counters.low, counters.head
         live = Live(max(low, head - capacity), head, capacity)
-        if layout.boot_id_of(page).tobytes() == layout.machine_boot_id():
+        if not restored:
             return cls(live, counters.intent, low, durable, restored=False)
         low = durable.low_after_power_loss(layout.physical_rows(capacity))
         kept = Live(max(low, durable.head - capacity), durable.head, capacity)
         lost = max(live.end - kept.end, 0) + max(kept.start - durable.low, 0)
         return cls(kept, kept.end, low, durable, restored=True, given_up=lost)
+
+
+def read_ends(
+    page: npt.NDArray[np.uint8], episodes: ColumnFile, capacity: int
+) -> tuple[Standing, int, int]:
+    """Returns where a ring stands, and the numbers of its first and last episode.
+
+    A server may be writing: the frames that were read count if none of them was overwritten, as in
+    `ring.reader`. Without live frames the last number is that before the next.
+
+    Args:
+        page: the mapped cursor file.
+        episodes: the column `episode_index`.
+        capacity: of the ring.
+
+    Raises:
+        OvertakenError: writers overwrote every attempt to read it.
+        StorageError: the cursor is damaged.
+    """
+    rows = layout.physical_rows(capacity)
+    for _ in range(_ATTEMPTS):
+        standing = Standing.read(page, capacity)
+        live = standing.live
+        if not 0 <= live.start <= live.end:
+            raise StorageError(f"the cursor is damaged: frames {live.start} to {live.end} live")
+        if not len(live):
+            return standing, 0, standing.durable.episodes - 1
+        first, last = (
+            int(episodes.read(index, index + 1)[0]) for index in (live.start, live.end - 1)
+        )
+        if standing.restored or live.start >= Counters(page).intent - rows:
+            return standing, first, last
+    raise OvertakenError("writers overtook every attempt to read it; try again")
 
 
 def check_standing(

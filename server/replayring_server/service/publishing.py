@@ -22,15 +22,15 @@ async def publish(
 ) -> bytes:
     """Answers PublishParameters."""
     receiver = PackReceiver(call, calls.staging, store.limits.max_parameters_bytes, "parameters")
-    name, pack = "", None
+    fields, pack = replay_pb2.PublishParametersRequest(), None
     while (message := await call.read(midway=receiver.is_filling or pack is not None)) is not None:
         frame = decode_frame(message)
         if pack is not None:
             raise MalformedMessageError("a message came after the parameters were complete")
         if frame.rest:
-            name = parse(replay_pb2.PublishParametersRequest, frame.rest).name
+            fields = parse(replay_pb2.PublishParametersRequest, frame.rest)
         if frame.header is not None:
-            check_name(name, "parameters' name")
+            check_name(fields.name, "parameters' name")
         pack = await receiver.add(frame)
     receiver.finish()
     if pack is None:
@@ -39,17 +39,17 @@ async def publish(
 
     def published_or_not() -> None:
         hold.release()
-        changes.notify(("parameters", name))
+        changes.notify(("parameters", fields.name))
 
     version = await workers.change(
-        Lane.PUBLISH, partial(_publish, store, name, pack), then=published_or_not
+        Lane.PUBLISH, partial(_publish, store, fields, pack), then=published_or_not
     )
     return replay_pb2.PublishParametersResponse(version=version).SerializeToString()
 
 
-def _publish(store: Store, name: str, pack: Pack) -> int:
+def _publish(store: Store, fields: replay_pb2.PublishParametersRequest, pack: Pack) -> int:
     check_bools(pack.arrays)
-    return store.parameters.publish(name, pack)
+    return store.parameters.publish(fields.name, pack, fields.min_version)
 
 
 async def watch(store: Store, changes: Changes, calls: Calls, call: Call) -> None:

@@ -40,6 +40,7 @@ class SampleBatch:
         self._batch_size = 0
         self._batches_per_pack = 1
         self._min_frames = 1
+        self._counts = False
         self._times = calls.tally.work["SampleBatch"]
 
     async def run(self) -> None:
@@ -69,7 +70,7 @@ class SampleBatch:
         )
         if spec.HasField("seed") or self._rng is None:
             self._rng = np.random.default_rng(spec.seed if spec.HasField("seed") else None)
-        sampler = UniformSampler(buffer.reader, query, self._rng)
+        sampler = UniformSampler(buffer.reader, query, self._rng, count=spec.count_eligible)
         self._batch_size = query.batch_size
         self._nbytes = check_reply(self._store.limits, sampler.plan, query.batch_size)
         self._work = work_for(sampler.plan, query.batch_size)
@@ -79,6 +80,7 @@ class SampleBatch:
                 f"{buffer.spec.capacity:,} frames at most; it would wait for ever"
             )
         self._buffer, self._sampler, self._min_frames = buffer, sampler, spec.min_frames or 1
+        self._counts = spec.count_eligible
         most = min(CHUNK_BYTES, self._store.limits.max_reply_bytes)
         self._batches_per_pack = max(1, min(spec.batches_per_pack, most // max(self._nbytes, 1)))
 
@@ -88,10 +90,20 @@ class SampleBatch:
             raise MalformedMessageError("the first request of SampleBatch must set `spec`")
         drawn = await self._draw(buffer, sampler, batches)
         if drawn is None:
+            if self._counts:
+                nothing = replay_pb2.SampleBatchResponse(next_index=buffer.reader.live.end)
+                await self._send(Pack(sampler.plan.layout(0)), nothing)
             drawn = await self._draw_patiently(buffer, sampler, batches)
         pack, next_index = drawn
-        rest = replay_pb2.SampleBatchResponse(next_index=next_index, batches=batches)
-        await send_pack(self._call, pack, rest.SerializeToString())
+        await self._send(
+            pack,
+            replay_pb2.SampleBatchResponse(
+                next_index=next_index, batches=batches, eligible_frames=sampler.eligible
+            ),
+        )
+
+    async def _send(self, pack: Pack, fields: replay_pb2.SampleBatchResponse) -> None:
+        await send_pack(self._call, pack, fields.SerializeToString())
         self._call.release()
 
     async def _draw_patiently(

@@ -128,7 +128,9 @@ class MetricsServer(socketserver.ThreadingMixIn, WSGIServer):
                 f"cannot listen on {host}:{port} for metrics ({error}); is another server using it?"
             ) from None
         self.set_app(_application(status, check))
-        self._thread = threading.Thread(target=self.serve_forever, name="replayring-metrics")
+        self._thread = threading.Thread(
+            target=self.serve_forever, name="replayring-metrics", daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:
@@ -185,7 +187,7 @@ def _application(status: Callable[[], ServerStatus], check: Check) -> WSGIApplic
     registry = CollectorRegistry()
     registry.register(StatusCollector(status))
     ProcessCollector(registry=registry)
-    metrics = make_wsgi_app(registry)
+    metrics: WSGIApplication = make_wsgi_app(registry)
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["PATH_INFO"] != PATH:
@@ -198,7 +200,6 @@ def _application(status: Callable[[], ServerStatus], check: Check) -> WSGIApplic
             headers = [("Content-Type", "text/plain"), ("WWW-Authenticate", SCHEME)]
             start_response("401 Unauthorized", headers)
             return [b"a token to read with is needed: Authorization: Bearer TOKEN\n"]
-        answer_: Iterable[bytes] = metrics(environ, start_response)
-        return answer_
+        return metrics(environ, start_response)
 
     return answer

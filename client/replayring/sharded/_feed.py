@@ -1,0 +1,262 @@
+"""Where one shard's blocks come from: the wire, in the background; or its files, when asked."""
+
+from __future__ import annotations
+
+import math
+import queue
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from replayring._background import Background, Guard
+from replayring._calls import Arrays, read_pack
+from replayring._channel import Stub
+from replayring._patience import LASTING_SECONDS, LOCKED_OUT, passing
+from replayring._same_host import FileReads
+from replayring._sampling import Sampling
+from replayring.sharded._mixing import Block
+from replayring.sharded._numbers import to_all
+from replayring.sharded._part import Part
+from replayring_proto.errors import (
+    DeadlineError,
+    MalformedMessageError,
+    NotFoundError,
+    ReplayRingError,
+)
+from replayring_proto.messages import parse
+from replayring_proto.ring import UniformSampler
+from replayring_proto.spec import INDEX
+from replayring_proto.v1 import replay_pb2
+
+SILENT_SECONDS = 1.5
+
+_METHOD = "SampleBatch"
+_ASKED_AT_ONCE = 256
+_UNITS_PER_PACK = 1024
+
+
+class Feed(Protocol):
+    """One shard's blocks. Guarded by the stream's lock.
+
+    Attributes:
+        part: what they are drawn from.
+        blocks: those that are here, oldest first; the stream takes them.
+        empty: whether the shard has said that nothing is eligible.
+        seen: frames ever added to it, as it said last.
+    """
+
+    part: Part
+    blocks: deque[Block]
+    empty: bool
+    seen: int
+
+    @property
+    def trouble(self) -> ReplayRingError | None:
+        """Why the shard cannot serve at present, or None."""
+
+    @property
+    def out(self) -> bool:
+        """Whether the others are to go on without it."""
+
+    @property
+    def failure(self) -> ReplayRingError | None:
+        """Why it never will, or None."""
+
+    def aim(self, frames: int, batch: int, since: float) -> None:
+        """Says how many frames are wanted ahead, for which batch, and since which they count."""
+
+    def poll(self) -> None:
+        """Has whatever is to be had at once."""
+
+    def end(self) -> None:
+        """Ends soon, without waiting for anything."""
+
+    def stop(self) -> None:
+        """Ends, and waits for that, for a bounded time."""
+
+
+class WireFeed(Background):
+    """Blocks from a server, asked for ahead: as a `WireStream`, but as many as are wanted now.
+
+    It is asked for units of some frames; the server draws as many as fit a message together, and
+    says how many frames were eligible for all of them.
+    """
+
+    def __init__(self, part: Part, sampling: Sampling, guard: Guard) -> None:
+        """Prepares; begins to ask when told how much is wanted.
+
+        Args:
+            part: what to sample from.
+            sampling: a unit, counted.
+            guard: that of the stream, shared by all its feeds.
+        """
+        super().__init__(part.shard.client._caller, "sample stream", guard)
+        self.part = part
+        self.blocks: deque[Block] = deque()
+        self.empty = False
+        self.seen = 0
+        self.failure: ReplayRingError | None = None
+        self._sampling = sampling
+        self._wanted = 0
+        self._batch = 0
+        self._counted_since = 0.0
+        self._asked = 0  # frames that are to come of the present call
+        self._since: float | None = None  # when the shard was last heard of, while frames are due
+        self._requests: queue.SimpleQueue[bytes | None] | None = None
+
+    @property
+    def trouble(self) -> ReplayRingError | None:
+        return self._trouble
+
+    @property
+    def out(self) -> bool:
+        trouble = self._trouble
+        return self.part.shard.lost or (trouble is not None and not passing(trouble))
+
+    def aim(self, frames: int, batch: int, since: float) -> None:
+        self._wanted, self._batch, self._counted_since = frames, batch, since
+        if not self._has_work():
+            return
+        if self._requests is None:
+            self._changed.notify_all()
+            return
+        units = self._take_units()
+        self._requests.put(replay_pb2.SampleBatchRequest(batches=units).SerializeToString())
+
+    def poll(self) -> None:
+        """Tells the others to go on if the shard was silent for too long."""
+        since = self._since
+        if since is None or self.empty or self.blocks or self.part.shard.lost:
+            return
+        if time.monotonic() - since > SILENT_SECONDS:
+            silence = DeadlineError(f"it gave no frames for {SILENT_SECONDS:g} s")
+            self.part.shard.client._channel.outage.silent(silence)
+
+    @property
+    def _have(self) -> int:
+        """Frames that are here, and not old, or on their way."""
+        here = (block.left for block in self.blocks if block.born >= self._counted_since)
+        return self._asked + sum(here)
+
+    def _has_work(self) -> bool:
+        return self.failure is None and 2 * self._have <= self._wanted
+
+    def _take_units(self) -> int:
+        """Returns how many units to ask for now, which then count as asked for."""
+        unit = self._sampling.query.batch_size
+        units = min(max(math.ceil((self._wanted - self._have) / unit), 1), _ASKED_AT_ONCE)
+        self._asked += units * unit
+        self._since = self._since or time.monotonic()
+        return units
+
+    def _endures(self, failure: ReplayRingError) -> bool:
+        # The others go on. Should all shards say so, the stream tells its caller.
+        return passing(failure) or isinstance(failure, (NotFoundError, *LOCKED_OUT))
+
+    def _one_call(self) -> ReplayRingError | None:
+        try:
+            self.part.open(self.part.shard.hasty, None)
+        except ReplayRingError as error:
+            return error
+        return super()._one_call()
+
+    def _converse(self, stub: Stub) -> None:
+        requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        with self._lock:
+            first = self._sampling.request(self._take_units(), self._progress, _UNITS_PER_PACK)
+            requests.put(first.SerializeToString())
+            self._requests = requests
+        try:
+            with stub.converse(_METHOD, iter(requests.get, None), LASTING_SECONDS) as call:
+                for message in call:
+                    self._deliver(*read_pack(message, call, self._caller.max_reply_bytes))
+        finally:
+            with self._lock:
+                self._requests, self._asked, self._since = None, 0, None
+            requests.put(None)
+
+    def _deliver(self, arrays: Arrays, rest: bytes) -> None:
+        reply = parse(replay_pb2.SampleBatchResponse, rest)
+        frames = len(arrays[INDEX])
+        if frames and not reply.eligible_frames:
+            raise MalformedMessageError(
+                f"the server at {self.part.shard.name} does not count eligible frames; update it"
+            )
+        to_all(arrays, self.part.shard.number)
+        with self._lock:
+            self.empty, self.seen = not frames, reply.next_index
+            if frames:
+                self._asked -= frames
+                block = Block(arrays, frames, reply.eligible_frames, reply.next_index, self._batch)
+                self.blocks.append(block)
+            else:
+                self.blocks.clear()  # what they were drawn from is gone
+            self._since = time.monotonic() if self._asked and frames else None
+            self._got_somewhere()
+
+    def _give_up(self, failure: ReplayRingError) -> None:
+        if not self._ended:
+            self.failure = failure
+            self._ended = True
+
+
+class FileFeed:
+    """Blocks drawn from a server's files when they are wanted, one at a time."""
+
+    failure: ReplayRingError | None = None
+
+    def __init__(
+        self, part: Part, sampling: Sampling, reads: Callable[[], FileReads | None]
+    ) -> None:
+        """Prepares.
+
+        Args:
+            part: what to sample from.
+            sampling: a unit, counted.
+            reads: returns the files' reads, or None when the buffer is gone.
+        """
+        self.part = part
+        self.blocks: deque[Block] = deque()
+        self.empty = False
+        self.seen = 0
+        self.trouble: ReplayRingError | None = None
+        self._sampling = sampling
+        self._reads = reads
+        self._sampler: UniformSampler | None = None
+        self._units = 1
+        self._batch = 0
+
+    @property
+    def out(self) -> bool:
+        return self.trouble is not None
+
+    def aim(self, frames: int, batch: int, since: float) -> None:
+        # A seeded stream is to repeat itself, whatever else is wanted of it.
+        unit = self._sampling.query.batch_size
+        self._units = 1 if self._sampling.seed is not None else max(1, round(frames / unit))
+        self._batch = batch
+
+    def poll(self) -> None:
+        if self.blocks or self.trouble:
+            return
+        reads = self._reads()
+        if reads is None:
+            name = self._sampling.buffer
+            self.trouble = NotFoundError(f"buffer {name!r} of {self.part.shard.name} was deleted")
+            return
+        if self._sampler is None:
+            self._sampler = reads.sampler(self._sampling)
+        self.seen = next_index = reads.next_index()
+        arrays = reads.draw(self._sampling, self._sampler, self._units)
+        self.empty = arrays is None
+        if arrays is not None:
+            frames, eligible = len(arrays[INDEX]), self._sampler.eligible or 0
+            to_all(arrays, self.part.shard.number)
+            self.blocks.append(Block(arrays, frames, eligible, next_index, self._batch))
+
+    def end(self) -> None:
+        self.blocks.clear()
+
+    def stop(self) -> None:
+        self.end()

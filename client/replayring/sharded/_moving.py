@@ -1,0 +1,203 @@
+"""A writer's background that goes on at another shard when its own is away for too long.
+
+Each shard that it writes to knows it under an identity of its own, so an episode that the first
+shard had stored unacknowledged is a new one to the second. That is the price, and it is asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from replayring._adding import Acknowledgement, new_writer_id
+from replayring._backlog import named
+from replayring._calls import Arrays
+from replayring._patience import passing
+from replayring._sender import Sender
+from replayring.sharded._numbers import acknowledged_at
+from replayring.sharded._part import Part
+from replayring_proto.errors import ClosedError, ReplayRingError
+
+_LOGGER = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class MovingSender:
+    """Sends episodes by one `Sender` after another. Thread-safe; closed by its writer.
+
+    Sequences are those of the episodes over all shards, counted from 1.
+    """
+
+    def __init__(
+        self,
+        choose: Callable[[str], Part],
+        max_bytes: int,
+        timeout: float | None,
+        move_after_s: float,
+    ) -> None:
+        """Begins at some shard.
+
+        Args:
+            choose: returns the part that an identity belongs to, among those within reach.
+            max_bytes: memory for episodes that are not acknowledged.
+            timeout: seconds to wait; None for the client's own.
+            move_after_s: how long a shard may be away.
+        """
+        self._choose = choose
+        self._max_bytes = max_bytes
+        self._timeout = timeout
+        self._move_after_s = move_after_s
+        self._turn = threading.RLock()
+        self._before = 0  # acknowledged by the shards before
+        self._moved: list[int] = []  # sequences of what was sent anew, by the present sender's
+        self._given = 0  # the last sequence before the present sender's own
+        self._last: Acknowledgement | None = None
+        self._sender = self._begin()
+
+    @property
+    def writer_id(self) -> str:
+        """The identity under which the present shard knows it."""
+        return self._sender.writer_id
+
+    @property
+    def acknowledged(self) -> int:
+        """Episodes acknowledged, by whichever shard."""
+        with self._turn:
+            return self._before + self._sender.acknowledged
+
+    @property
+    def pending(self) -> list[int]:
+        """Sequences that are not acknowledged, in order."""
+        with self._turn:
+            return [self._numbered(sequence) for sequence in self._sender.pending]
+
+    @property
+    def last(self) -> Acknowledgement | None:
+        """The latest acknowledgement, or None."""
+        with self._turn:
+            return self._sender.acknowledgement or self._last
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another process made this, which forked the present one."""
+        return self._sender.foreign
+
+    def check(self) -> None:
+        """Raises what an earlier episode was refused for, once for each; or `ClosedError`."""
+        self._present(lambda sender: sender.check())
+
+    def put(self, arrays: Arrays) -> int:
+        """Queues a copy of an episode; returns its sequence."""
+        return self._present(lambda sender: self._numbered(sender.put(arrays)))
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Waits until nothing is pending. A move begins the time anew."""
+        self._present(lambda sender: sender.flush(timeout))
+
+    def close(self) -> None:
+        """Flushes, then ends."""
+        self._present(lambda sender: sender.close())
+
+    def abandon(self, steps: int) -> None:
+        """Says what becomes of a writer that nobody closed."""
+        self._sender.abandon(steps)
+
+    def _present(self, use: Callable[[_Movable], T]) -> T:
+        """Returns what `use` does with the present sender, also if it is replaced meanwhile."""
+        while True:
+            sender = self._sender
+            try:
+                return use(sender)
+            except ClosedError:
+                with self._turn:  # which a move under way holds
+                    if self._sender is sender:
+                        raise
+
+    def _numbered(self, sequence: int) -> int:
+        moved = len(self._moved)
+        return self._moved[sequence - 1] if sequence <= moved else self._given + sequence - moved
+
+    def _begin(self) -> _Movable:
+        identity = new_writer_id()
+        part = self._choose(identity)
+        return _Movable(part, identity, self._max_bytes, self._timeout, self._away)
+
+    def _away(self, sender: _Movable) -> bool:
+        """Has another shard take over, if one can; called when a call of `sender` has failed."""
+        away = sender.part.shard.client._channel.outage.seconds
+        if away < self._move_after_s:
+            return False
+        threading.Thread(
+            target=self._move, args=(sender,), name="replayring mover", daemon=True
+        ).start()
+        return True
+
+    def _move(self, old: _Movable) -> None:
+        with self._turn:
+            new = self._begin()
+            if self._sender is not old or new.part is old.part or new.part.shard.lost:
+                old.stays()
+            else:
+                self._hand_over(old, new)
+
+    def _hand_over(self, old: _Movable, new: _Movable) -> None:
+        """Has `new` send what `old` has not got acknowledged, and all that comes. Holds `_turn`."""
+        pending = self.pending
+        packs = old.hand_over()
+        pending = pending[len(pending) - len(packs) :]  # others were acknowledged until now
+        _LOGGER.warning(
+            "writer %s of %s goes on as %s of %s, where it sends %d episodes again; those that "
+            "had arrived unseen will be there twice",
+            *(old.writer_id, old.part.shard.name, new.writer_id, new.part.shard.name),
+            len(packs),
+        )
+        self._given = self._numbered(old.sequence)
+        self._before += old.acknowledged
+        self._last = old.acknowledgement or self._last
+        try:
+            for pack in packs:
+                new.put(pack.arrays)
+        except ClosedError:  # together with its client, in the middle of this
+            text = "writer %s was closed while it moved: %s may be lost"
+            _LOGGER.warning(text, new.writer_id, named(pending))
+        self._moved, self._sender = pending, new  # last: whoever waits to put comes after these
+
+
+class _Movable(Sender):
+    """A sender that says when its calls fail."""
+
+    def __init__(
+        self,
+        part: Part,
+        writer_id: str,
+        max_bytes: int,
+        timeout: float | None,
+        away: Callable[[_Movable], bool],
+    ) -> None:
+        caller, buffer = part.shard.client._caller, part.buffer.name
+        super().__init__(caller, buffer, writer_id, max_bytes, timeout=timeout)
+        self.part = part
+        self._away = away
+        self._leaving = False
+
+    @property
+    def acknowledgement(self) -> Acknowledgement | None:
+        """The latest acknowledgement of this shard, as its user sees it."""
+        return self.last and acknowledged_at(self.part.shard.number, self.last)
+
+    @property
+    def sequence(self) -> int:
+        """The last sequence that was given."""
+        return self._backlog.sequence
+
+    def stays(self) -> None:
+        """Says that no other shard could take over, so that the next failure asks again."""
+        self._leaving = False
+
+    def _endures(self, failure: ReplayRingError) -> bool:
+        if passing(failure) and not self._leaving:
+            self._leaving = self._away(self)
+        return super()._endures(failure)

@@ -1,0 +1,169 @@
+"""One of several servers: its client, whether it is away, and asking many at once."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from replayring._calls import Caller
+from replayring._channel import Channel
+from replayring._patience import Patience
+from replayring._signals import WORKERS, outcome
+from replayring.client import Client
+from replayring_proto.errors import (
+    ClosedError,
+    DeadlineError,
+    ReplayRingError,
+    ServerUnavailableError,
+)
+
+T = TypeVar("T")
+
+AWAY = (ServerUnavailableError, DeadlineError)
+"""How a shard fails that others can stand in for."""
+
+_RETRY_SECONDS = 0.1
+_LOOK_SECONDS = 0.25
+
+
+class Shard:
+    """One server among several. Thread-safe; its `ShardedClient` closes it.
+
+    Attributes:
+        number: its place among the shards.
+        name: its address.
+        client: its client, which waits for it.
+        hasty: another one over the same channel, whose calls end once it is certain that the server
+            is away: for what the others can answer.
+    """
+
+    def __init__(self, number: int, client: Client) -> None:
+        self.number = number
+        self.name = client.address
+        self.client = client
+        self.hasty: Client = _HastyClient(client)
+        self._lookout: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        return f"<shard {self.number}, {self.name}>"
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is away, as far as is known."""
+        return self.client._channel.outage.certain
+
+    def look_out(self) -> None:
+        """Has a lost shard looked at, in the background, until it is back."""
+        thread = self._lookout
+        if thread is None or not thread.is_alive():  # as it is in a forked child
+            self._lookout = thread = threading.Thread(
+                target=self._look, name="replayring lookout", daemon=True
+            )
+            thread.start()
+
+    def _look(self) -> None:
+        channel, caller = self.client._channel, self.client._caller
+        try:
+            while self.lost:
+                if caller.unreachable() is None:
+                    channel.outage.answered()
+                channel.check_open()
+                channel.wait_closed(_LOOK_SECONDS)
+        except ClosedError:
+            pass
+
+
+class _HastyPatience(Patience):
+    """Gives up as soon as it is certain that the server is away."""
+
+    def wait(self, channel: Channel) -> bool:
+        return super().wait(channel) and not channel.outage.certain
+
+
+class _HastyCaller(Caller):
+    def patience(self, what: str, timeout: float | None) -> Patience:
+        usual = super().patience(what, timeout)
+        return _HastyPatience(what, usual.timeout)
+
+
+class _HastyClient(Client):
+    """A second client over another's channel, which that one closes."""
+
+    def __init__(self, client: Client) -> None:
+        self._same_host = client._same_host
+        self._channel = client._channel
+        self._caller = _HastyCaller(client._channel, client.timeout, client._caller.max_reply_bytes)
+
+
+def ask_all(shards: Sequence[Shard], ask: Callable[[Shard], T]) -> list[T | ReplayRingError]:
+    """Asks shards at once; returns what each answered, or the error that it met, in their order."""
+    if len(shards) == 1:
+        return [_told(shards[0], *outcome(lambda: ask(shards[0])))]
+    answers: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
+
+    def ask_one(place: int) -> None:
+        answers.put((place, *outcome(lambda: ask(shards[place]))))
+
+    for place in range(len(shards)):
+        WORKERS.begin(partial(ask_one, place))
+    results: list[Any] = [None] * len(shards)
+    for _ in shards:
+        place, answer, error = answers.get()
+        results[place] = _told(shards[place], answer, error)
+    return results
+
+
+def ask_present(
+    shards: Sequence[Shard], ask: Callable[[Shard, float], T], patience: Patience
+) -> dict[Shard, T]:
+    """Asks all shards that can be reached, at least one, waiting while there is none.
+
+    Args:
+        shards: all shards.
+        ask: asks one, by its `hasty` client, within some seconds.
+        patience: for all of it.
+
+    Raises:
+        ReplayRingError: none could be reached in time; or what one answered.
+    """
+    while True:
+        present = [shard for shard in shards if not shard.lost] or list(shards)
+        ask_in_time = partial(_within, ask, max(patience.remaining(), 0.001))
+        answers = dict(zip(present, ask_all(present, ask_in_time), strict=True))
+        for shard in shards:
+            if shard.lost:
+                shard.look_out()
+        failures = [a for a in answers.values() if isinstance(a, ReplayRingError)]
+        raise_first(failure for failure in failures if not isinstance(failure, AWAY))
+        got = {s: a for s, a in answers.items() if not isinstance(a, ReplayRingError)}
+        if got:
+            return got
+        if not patience.remaining():
+            raise failures[0]
+        shards[0].client._channel.wait_closed(min(_RETRY_SECONDS, patience.remaining()))
+        shards[0].client._channel.check_open()
+
+
+def _within(ask: Callable[[Shard, float], T], seconds: float, shard: Shard) -> T:
+    return ask(shard, seconds)
+
+
+def raise_first(results: Iterable[Any]) -> None:
+    """Raises the first error among results."""
+    for result in results:
+        if isinstance(result, ReplayRingError):
+            raise result
+
+
+def _told(shard: Shard, answer: T, error: BaseException | None) -> T | ReplayRingError:
+    if isinstance(error, ClosedError) or (error and not isinstance(error, ReplayRingError)):
+        raise error
+    if isinstance(error, ReplayRingError):
+        text = str(error)
+        named = error if shard.name in text else type(error)(f"shard {shard.name}: {text}")
+        named.acknowledged = error.acknowledged
+        return named
+    return answer

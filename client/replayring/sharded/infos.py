@@ -1,0 +1,73 @@
+"""What is known of a buffer over several servers: sums, and what each of them says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from replayring_proto.errors import InvalidSpecError
+from replayring_proto.messages import BufferInfo
+from replayring_proto.spec import BufferSpec
+
+__all__ = ["ShardedBufferInfo"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardedBufferInfo(BufferInfo):
+    """A buffer's state over the shards that could be reached: sums of what these say.
+
+    `oldest_index` is how many frames are no longer alive and `next_index` how many were ever added,
+    so that `num_frames` is their difference as always; no frame has such an `index`. `path` is
+    empty, and `same_host` says whether all of them are read from their files.
+
+    Attributes:
+        shards: what each shard says, by name; None for one that could not be reached.
+    """
+
+    shards: Mapping[str, BufferInfo | None]
+
+
+def total(names: Sequence[str], spec: BufferSpec, parts: Mapping[str, BufferInfo]) -> BufferInfo:
+    """Returns what the shards that could be reached, at least one, say together."""
+    infos = list(parts.values())
+    return ShardedBufferInfo(
+        name=infos[0].name,
+        buffer_id="+".join(info.buffer_id for info in infos),
+        spec=spec,
+        oldest_index=sum(info.oldest_index for info in infos),
+        next_index=sum(info.next_index for info in infos),
+        num_episodes=sum(info.num_episodes for info in infos),
+        next_episode_index=sum(info.next_episode_index for info in infos),
+        physical_rows=sum(info.physical_rows for info in infos),
+        disk_bytes=sum(info.disk_bytes for info in infos),
+        path="",
+        same_host=all(info.same_host for info in infos),
+        shards={name: parts.get(name) for name in names},
+    )
+
+
+def share_of(spec: BufferSpec, shards: int) -> BufferSpec:
+    """Returns what each shard is to hold of a buffer."""
+    return replace(spec, capacity=-(-spec.capacity // shards))
+
+
+def whole_of(share: BufferSpec, shards: int) -> BufferSpec:
+    """Returns what all shards together hold, if each holds `share`."""
+    return replace(share, capacity=share.capacity * shards)
+
+
+def agreed(name: str, specs: Mapping[str, BufferSpec]) -> BufferSpec:
+    """Returns the spec that shards, by name, have of a buffer.
+
+    Raises:
+        InvalidSpecError: they do not agree.
+    """
+    first, *others = specs
+    for other in others:
+        if specs[other] != specs[first]:
+            raise InvalidSpecError(
+                f"the shards do not agree on buffer {name!r}: {first} has {specs[first]}, but "
+                f"{other} has {specs[other]}; connect to the shards that belong together, or "
+                "delete it where it is not as it should be"
+            )
+    return specs[first]

@@ -1,0 +1,220 @@
+"""Batches over several shards: who is waited for, and for how long.
+
+How frames are mixed is `_mixing`'s business, where they come from `_feed`'s.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from replayring._background import FOREIGN, Guard
+from replayring._calls import Arrays
+from replayring._patience import Patience, passing
+from replayring._sampling import CLOSED, SampleStream, Sampling
+from replayring.sharded._feed import SILENT_SECONDS, Feed, FileFeed, WireFeed
+from replayring.sharded._mixing import Block, Mixture
+from replayring.sharded._part import Part
+from replayring.sharded._shard import AWAY
+from replayring_proto.errors import ClosedError, ReplayRingError
+
+# What has no thread to tell of changes is asked for them: files and silences, and `min_frames`.
+_POLL_SECONDS = 0.02
+_LOOK_SECONDS = 0.05
+
+
+class ShardedStream(SampleStream):
+    """Batches of frames that are equally likely over all shards, fetched ahead from each.
+
+    Thread-safe, and closed, as every `SampleStream`.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        held: Callable[[float], int],
+        sampling: Sampling,
+        in_flight: int,
+        timeout: float | None,
+    ) -> None:
+        """Starts fetching, unless it has to wait for `min_frames`.
+
+        Args:
+            parts: the shards.
+            held: returns the live frames of all shards, within some seconds.
+            sampling: what to sample, checked.
+            in_flight: batches wanted ahead, checked.
+            timeout: seconds that `next` waits for a batch, checked; None for the client's own.
+        """
+        self._sampling = sampling
+        self._held = held
+        self._in_flight = in_flight
+        self._timeout = timeout
+        self._parts = parts
+        self._process = os.getpid()
+        self._guard = Guard()
+        self._lock, self._changed = self._guard.lock, self._guard.changed
+        self._closed = False
+        self._rng = np.random.default_rng(sampling.seed)
+        self._started = False
+        # Seeded, a stream shows the same frames again if the shards do, however long it takes.
+        self._oldest_age = 2 * in_flight + 2 if sampling.seed is None else math.inf
+        self._batch = 0
+        self._mixture = Mixture(sampling.query.batch_size)
+        self._next_index: int | None = None
+        self._known = [0] * len(parts)  # eligible frames of each shard, as it said last
+        self._feeds: list[Feed] = [self._feed(part) for part in parts]
+        if sampling.min_frames <= 1:
+            self._start()
+
+    @property
+    def next_index(self) -> int | None:
+        """How fresh the last batch returned is: frames ever added, as it shows the shards."""
+        return self._next_index
+
+    def __next__(self) -> Arrays:
+        if os.getpid() != self._process:
+            raise ClosedError(FOREIGN.format("sample stream"))
+        caller = self._parts[0].shard.client._caller
+        patience = caller.patience(f"sampling from {self._sampling.buffer!r}", self._timeout)
+        if not self._started:
+            self._await_frames(patience)
+        with self._lock:
+            while not self._fill():
+                self._check()
+                seconds = min(patience.remaining(), _POLL_SECONDS)
+                if not seconds:
+                    raise self._overdue(patience)
+                self._changed.wait(seconds)
+            whole = self._finished()
+        return whole.arrays()
+
+    def close(self) -> None:
+        """Ends it, and what fetches for it. See `SampleStream.close`."""
+        if os.getpid() != self._process:
+            return
+        with self._lock:
+            self._closed = True
+            self._changed.notify_all()
+        for feed in self._feeds:
+            feed.end()
+        for feed in self._feeds:
+            feed.stop()
+
+    def _feed(self, part: Part) -> Feed:
+        query, seed = self._sampling.query, self._sampling.seed
+        unit = replace(query, batch_size=max(1, query.batch_size // (4 * len(self._parts))))
+        if seed is not None:
+            mine = np.random.SeedSequence([seed, part.shard.number])
+            seed = int(mine.generate_state(1, np.uint64)[0])
+        sampling = Sampling(self._sampling.buffer, unit, 1, seed, count_eligible=True)
+        if part.buffer._files() is None:
+            return WireFeed(part, sampling, self._guard)
+        return FileFeed(part, sampling, part.buffer._files)
+
+    def _fill(self) -> bool:
+        """Makes the batch as whole as it can be now; returns whether it is."""
+        if self._closed:
+            return False
+        mixture = self._mixture
+        while mixture.count < mixture.size:
+            heads = self._heads()
+            if heads is None:
+                return False
+            mixture.add(self._rng, heads)
+        return True
+
+    def _heads(self) -> dict[int, Block] | None:
+        """Returns the head of each shard that has frames; None if one is to be waited for."""
+        heads: dict[int, Block] = {}
+        for feed in self._feeds:
+            self._drop_old(feed)
+            feed.poll()
+            if feed.blocks:
+                heads[feed.part.shard.number] = feed.blocks[0]
+            elif not feed.empty and not feed.out:
+                self._aim()
+                return None
+        return heads or None
+
+    def _drop_old(self, feed: Feed) -> None:
+        """Throws away blocks that are used up, or say what was long ago."""
+        blocks = feed.blocks
+        while blocks:
+            age = self._batch - blocks[0].born
+            if blocks[0].left and age <= self._oldest_age / (1 if len(blocks) == 1 else 2):
+                return
+            blocks.popleft()
+
+    def _finished(self) -> Mixture:
+        """Begins another batch; returns the one that is whole."""
+        whole, self._mixture = self._mixture, Mixture(self._mixture.size)
+        self._batch += 1
+        # As `info` sums: over those that can be reached, also if this batch has nothing of them.
+        shown = [whole.newest.get(f.part.shard.number, f.seen) for f in self._feeds if not f.out]
+        self._next_index = sum(shown)
+        for feed in self._feeds:
+            self._drop_old(feed)
+        self._aim()
+        return whole
+
+    def _aim(self) -> None:
+        """Has each shard send ahead its share of the batches that are wanted, as shares are now."""
+        for place, feed in enumerate(self._feeds):
+            if feed.blocks:
+                self._known[place] = feed.blocks[-1].eligible
+        frames = self._in_flight * self._mixture.size
+        for feed, known in zip(self._feeds, self._known, strict=True):
+            share = known / sum(self._known) if known else 1 / len(self._feeds)
+            # What will be thrown away soon is not counted, so that newer frames come before.
+            feed.aim(math.ceil(frames * share), self._batch, self._batch - self._oldest_age / 2)
+
+    def _start(self) -> None:
+        with self._lock:
+            self._started = True
+            self._aim()
+        for feed in self._feeds:
+            if isinstance(feed, WireFeed):
+                feed.start()
+
+    def _await_frames(self, patience: Patience) -> None:
+        """Waits until the shards hold `min_frames`; what was fetched before would be old."""
+        while self._frames_held(patience.remaining()) < self._sampling.min_frames:
+            with self._lock:
+                self._check()
+                if not patience.remaining():
+                    raise self._overdue(patience)
+                self._changed.wait(min(patience.remaining(), _LOOK_SECONDS))
+        self._start()
+
+    def _frames_held(self, seconds: float) -> int:
+        try:
+            return self._held(max(min(seconds, SILENT_SECONDS), 0.001))
+        except AWAY:
+            return 0
+
+    def _check(self) -> None:
+        """Raises what ends the stream."""
+        self._parts[0].shard.client._channel.check_open()
+        if self._closed:
+            raise ClosedError(CLOSED)
+        for feed in self._feeds:
+            if feed.failure is not None:
+                raise type(feed.failure)(str(feed.failure))
+        troubles = [feed.trouble for feed in self._feeds]
+        lasting = [t for t in troubles if t is not None and not passing(t)]
+        if len(lasting) == len(troubles):
+            raise type(lasting[0])(str(lasting[0]))
+
+    def _overdue(self, patience: Patience) -> ReplayRingError:
+        lost = [feed for feed in self._feeds if feed.out]
+        feed = lost[0] if len(lost) == len(self._feeds) else self._feeds[0]
+        trouble = feed.trouble if feed in lost else None
+        return feed.part.shard.client._caller.overdue(patience, trouble, self._explanation)
+
+    def _explanation(self) -> str:
+        return self._sampling.waiting(f"{self._frames_held(SILENT_SECONDS):,}")

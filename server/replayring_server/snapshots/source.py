@@ -1,0 +1,148 @@
+"""The live side: what one buffer's files hold at a moment, read while a server writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from replayring_proto import layout
+from replayring_proto.errors import OvertakenError, StorageError
+from replayring_proto.ring import Counters, Live
+from replayring_proto.spec import EPISODE_INDEX
+from replayring_server.engine import files
+from replayring_server.engine.records import Record
+from replayring_server.inspection.frames import open_column
+from replayring_server.inspection.standing import Standing, read_ends
+
+Array = npt.NDArray[Any]
+
+_ATTEMPTS = 1000
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One moment of a buffer.
+
+    Attributes:
+        live: the live frames.
+        episodes: number that the next episode gets.
+    """
+
+    live: Live
+    episodes: int
+    _log: npt.NDArray[np.uint8]
+    _writers: npt.NDArray[np.uint8]
+
+    def records(self) -> tuple[Array, Array]:
+        """Returns the records in the log, and the last one of each writer: each by episode.
+
+        Takes long enough for a small ring to turn: to be asked when the frames are copied.
+        """
+        log = _published(self._log, self.episodes)
+        known = _by_episode([*_published(self._writers, self.episodes), *log])
+        last = {record.origin.writer_id: record for record in known}
+        return _encoded(log), _encoded(_by_episode(last.values()))
+
+
+class Source:
+    """One buffer's files, open to be read. A context manager. Not thread-safe.
+
+    The files stay readable when the buffer is deleted meanwhile.
+
+    Attributes:
+        buffer_id: identity given at creation.
+        spec: what the buffer holds.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Opens the files in `folder`.
+
+        Raises:
+            StorageError: they are no buffer, or cannot be read.
+        """
+        if folder.is_symlink():
+            raise StorageError(f"{folder} is a symbolic link; refused")
+        meta = folder / layout.META
+        self.buffer_id, self.spec = layout.decode_meta(files.read_whole(meta), str(meta))
+        files.check_sizes(folder, layout.file_sizes(self.spec))
+        self._rows = layout.physical_rows(self.spec.capacity)
+        self._page = files.map_file(folder / layout.CURSOR)
+        self._log = files.map_file(folder / layout.EPISODES)
+        self._writers = files.map_file(folder / layout.WRITERS)
+        with ExitStack() as opening:
+            self._columns = {
+                name: opening.enter_context(open_column(folder, self.spec, name))
+                for name in layout.stored_columns(self.spec)
+            }
+            self._closing = opening.pop_all()
+
+    def cut(self) -> Cut:
+        """Returns how the buffer stands at a moment after this was called.
+
+        The writers' table is read before that moment, and the log after it, so that every episode
+        between the two is in the log, which must not have moved on by more than half meanwhile.
+
+        Raises:
+            OvertakenError: it did, every time.
+            StorageError: the files are damaged.
+        """
+        places = len(self._log) // layout.EPISODE_RECORD.itemsize
+        for _ in range(_ATTEMPTS):
+            before = self._ends()[1]
+            writers = self._writers.copy()
+            standing, last = self._ends()
+            log = self._log.copy()
+            if self._ends()[1] - before < places // 2:
+                return Cut(standing.live, last + 1, log, writers)
+        raise OvertakenError("writers overtook every attempt to read who they are; try again")
+
+    def read(self, first: int, arrays: Mapping[str, Array]) -> int:
+        """Fills `arrays`, one for each stored column, with the frames from `first` on.
+
+        Returns:
+            `index` of the first one that is whole; those before it were being overwritten.
+
+        Raises:
+            StorageError: the disk cannot read them.
+        """
+        for name, column in self._columns.items():
+            column.read_into(first, arrays[name])
+        # Nothing is overwritten before a server has opened the files in this life of the machine.
+        if layout.boot_id_of(self._page).tobytes() != layout.machine_boot_id():
+            return first
+        return max(first, Counters(self._page).intent - self._rows)
+
+    def _ends(self) -> tuple[Standing, int]:
+        """Returns where the ring stands, and the number of the last episode."""
+        standing, _, last = read_ends(self._page, self._columns[EPISODE_INDEX], self.spec.capacity)
+        return standing, last
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+
+def _published(content: npt.NDArray[np.uint8], next_episode: int) -> list[Record]:
+    """Returns the whole records of published episodes. One that is torn is newer."""
+    encoded = content.view(layout.EPISODE_RECORD)
+    found = (Record.decode(encoded[slot]) for slot in np.flatnonzero(encoded["num_frames"]))
+    return _by_episode(one for one in found if one and one.episode_index < next_episode)
+
+
+def _by_episode(records: Iterable[Record]) -> list[Record]:
+    return sorted(records, key=lambda record: record.episode_index)
+
+
+def _encoded(records: list[Record]) -> Array:
+    encoded = np.zeros(len(records), layout.EPISODE_RECORD)
+    for place, record in enumerate(records):
+        encoded[place] = record.encode()
+    return encoded

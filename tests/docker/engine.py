@@ -1,0 +1,116 @@
+"""The docker command line, compose included, and what containers say about themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+BASE = "python:3.11-slim-bookworm"
+
+
+def run(command: list[str], timeout: float, environment: Mapping[str, str] | None = None) -> str:
+    """Runs a command, which must succeed, and returns what it printed."""
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env=None if environment is None else {**os.environ, **environment},
+    )
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+    return done.stdout.strip()
+
+
+def docker(*arguments: str, timeout: float = 60) -> str:
+    """Runs the docker command line and returns what it printed."""
+    return run(["docker", *arguments], timeout)
+
+
+def quiet(*arguments: str, timeout: float = 60) -> bool:
+    """Runs the docker command line and returns whether it succeeded."""
+    command = ["docker", *arguments]
+    return not subprocess.run(command, capture_output=True, timeout=timeout, check=False).returncode
+
+
+def docker_log(container: str) -> str:
+    """Returns all that a container has written."""
+    done = subprocess.run(["docker", "logs", container], capture_output=True, text=True, timeout=60)
+    return done.stdout + done.stderr
+
+
+def inspect(name: str) -> dict[str, Any]:
+    """Returns all that docker knows of a container, image or network."""
+    (known,) = json.loads(docker("inspect", name))
+    assert isinstance(known, dict)
+    return known
+
+
+def size_above_base(image: str) -> str:
+    """Returns an image's size, and how much of it the base makes up, in words."""
+    size, base = (inspect(each)["Size"] // 1_000_000 for each in (image, BASE))
+    return f"{size} MB, of which the base is {base} MB"
+
+
+def crash(container: str) -> None:
+    """Kills a container's own process from within, which docker takes for a crash.
+
+    `docker kill` it takes for its user's wish, and does not start the container again.
+    """
+    docker("exec", container, "sh", "-c", "kill -9 $(cat /proc/1/task/1/children)")
+
+
+def free_port() -> int:
+    """Returns a port that is free now: docker would give another one after each restart."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Compose:
+    """A compose project of its own, taken away at the end with all it has.
+
+    A context manager.
+    """
+
+    def __init__(self, file: Path, environment: Mapping[str, str]) -> None:
+        # The plugin where there is one, else the program of old; the file suits both.
+        program = ["docker", "compose"] if quiet("compose", "version") else ["docker-compose"]
+        assert len(program) == 2 or shutil.which(program[0]), "there is no docker compose"
+        self._project = f"replayring-test-{uuid.uuid4().hex[:12]}"
+        self._command = [*program, "--project-name", self._project, "--file", str(file)]
+        self._environment = environment
+
+    def __call__(self, *arguments: str, timeout: float = 120) -> str:
+        """Runs a command of compose and returns what it printed."""
+        return run([*self._command, *arguments], timeout, self._environment)
+
+    def containers(self, service: str) -> list[str]:
+        """Returns the containers of a service, stopped ones too."""
+        labels = (
+            *("--filter", f"label=com.docker.compose.project={self._project}"),
+            *("--filter", f"label=com.docker.compose.service={service}"),
+        )
+        return docker("ps", "--all", "--quiet", *labels).split()
+
+    def __enter__(self) -> Compose:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            print(self("logs", "--no-color"))
+        self("down", "--volumes", "--remove-orphans", "--timeout", "2")

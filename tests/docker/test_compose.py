@@ -1,0 +1,143 @@
+"""docker/compose.yaml trains the demo, whichever of its containers is killed, and loses nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import replayring
+from replayring.demo.experience import open_buffer
+from tests.docker.engine import ROOT, Compose, crash, docker, docker_log, free_port, inspect
+from tests.docker.witness import Witness
+from tests.support import eventually
+
+pytestmark = pytest.mark.timeout(1200)
+
+FILE = ROOT / "docker" / "compose.yaml"
+STEPS = 5_000  # enough that it is not done before everything has been killed
+PATIENCE = 180.0
+PORT = free_port()
+
+
+@pytest.fixture(scope="module")
+def compose(server_image: str, trainer_image: str) -> Iterator[Compose]:
+    """The project, with this tree's images, which is up and trains while the tests run."""
+    environment = {
+        "SERVER_IMAGE": server_image,
+        "TRAINER_IMAGE": trainer_image,
+        "REPLAYRING_PUBLISH": f"127.0.0.1:{PORT}",
+        "STEPS": str(STEPS),
+    }
+    with Compose(FILE, environment) as compose:
+        up(compose)
+        yield compose
+
+
+def up(compose: Compose) -> None:
+    compose("up", "--detach", "--no-build", timeout=PATIENCE)
+
+
+def connect(compose: Compose, folder: Path) -> replayring.Client:
+    """Connects from this machine as README says: with what lies in the actors' volume."""
+    docker("cp", f"{compose.containers('actor')[0]}:/certs/client", str(folder))
+    return replayring.connect(
+        f"127.0.0.1:{PORT}",
+        timeout=PATIENCE,
+        tls=replayring.TLS(ca=folder / "ca.pem"),
+        token_file=folder / "token",
+        same_host=False,
+    )
+
+
+def restarts(container: str) -> int:
+    return int(inspect(container)["RestartCount"])
+
+
+def test_every_container_is_hardened_and_sees_only_what_it_needs(compose: Compose) -> None:
+    sees = {
+        "certs": {f"/certs/{who}" for who in ("authority", "server", "client", "reader")},
+        "server": {"/certs/server", "/data"},
+        "actor": {"/certs/client"},
+        "learner": {"/certs/client", "/data", "/output"},
+    }
+    for service, mounts in sees.items():
+        known = inspect(compose.containers(service)[0])
+        host = known["HostConfig"]
+        assert host["ReadonlyRootfs"], service
+        assert host["CapDrop"] == ["ALL"], service
+        assert host["SecurityOpt"] == ["no-new-privileges:true"], service
+        assert host["Init"], service
+        assert not host["Privileged"], service
+        assert known["Config"]["User"] == "10001:10001", service
+        assert {mount["Destination"] for mount in known["Mounts"]} == mounts, service
+        writable = {mount["Destination"] for mount in known["Mounts"] if mount["RW"]}
+        assert (
+            writable
+            == {
+                "certs": mounts,
+                "server": {"/data"},
+                "actor": set(),
+                "learner": {"/output"},
+            }[service]
+        )
+
+
+def test_a_learner_on_the_servers_machine_reads_its_files(compose: Compose) -> None:
+    (server,), (learner,) = compose.containers("server"), compose.containers("learner")
+    code = """
+import replayring
+tls = replayring.TLS(ca="/certs/client/ca.pem")
+with replayring.connect("127.0.0.1:50051", tls=tls, token_file="/certs/client/token") as client:
+    buffer = client.create_buffer("x", {"x": {"shape": (), "dtype": "uint8"}}, 10)
+    buffer.add_episode({"x": [7]})
+    print(buffer.info().same_host, buffer.sample(1)["x"])
+"""
+    there = ("--network", f"container:{server}", "--volumes-from", learner)
+    image = inspect(learner)["Image"]
+    said = docker("run", "--rm", *there, "--entrypoint", "python", image, "-c", code, timeout=120)
+    assert said == "True [7]"
+
+
+def test_training_goes_on_whichever_container_is_killed_and_nothing_acknowledged_is_lost(
+    compose: Compose, tmp_path: Path, measured: Callable[[str], None]
+) -> None:
+    (server,), (learner,) = compose.containers("server"), compose.containers("learner")
+    actors = compose.containers("actor")
+    assert len(actors) == 2
+    with connect(compose, tmp_path / "client") as client:
+        buffer = open_buffer(client)
+
+        def trained_on(episodes: int) -> None:
+            """Waits until so many more have come, which they only do while the learner learns."""
+            goal = buffer.info().next_episode_index + episodes
+            eventually(lambda: buffer.info().next_episode_index >= goal, "it goes on", PATIENCE)
+
+        with Witness(client) as witness:
+            trained_on(1)
+            docker("kill", actors[0])  # the other one carries on alone
+            trained_on(2)
+            docker("kill", server)
+            up(compose)  # which starts both again
+            trained_on(2)
+            docker("kill", learner)
+            up(compose)
+            trained_on(1)
+            for container in (server, learner):  # docker itself sees to these
+                crash(container)
+            trained_on(1)
+            assert docker("wait", learner, timeout=PATIENCE) == "0", docker_log(learner)
+        witness.check()
+        frames, episodes = buffer.info().next_index, buffer.info().next_episode_index
+
+    assert restarts(server) == restarts(learner) == 1
+    assert frames == 201 * episodes  # whole episodes only
+    assert frames - episodes >= STEPS
+    docker("cp", f"{learner}:/output/learning-curve.png", str(tmp_path))
+    assert (tmp_path / "learning-curve.png").read_bytes().startswith(b"\x89PNG")
+    measured(f"compose: {docker_log(learner).splitlines()[-2]}, over 5 kills")
+    compose("stop", "--timeout", "30", "server")
+    assert inspect(server)["State"]["ExitCode"] == 0
+    verify = ("run", "--rm", "--volumes-from", server, "--entrypoint", "replayring")
+    assert "no damage found" in docker(*verify, inspect(server)["Image"], "verify", "/data")

@@ -1,0 +1,1 @@
+"""Several servers as one: mixing, writers, parameters, and shards that die."""

@@ -1,0 +1,186 @@
+"""Sampling over real shards: shares, waiting, identity, freshness."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+
+import numpy as np
+import pytest
+
+import replayring
+from replayring import shard_of
+from tests.sharded.conftest import Shards
+from tests.support import eventually
+
+ADDED = {"equal": (300, 300, 300), "1:10:100": (5, 50, 500), "two empty": (0, 0, 40)}
+
+
+@pytest.fixture(params=[False, True], ids=["wire", "files"])
+def buffer(
+    request: pytest.FixtureRequest, calm_shards: Shards, name: str, no_threads_left: None
+) -> object:
+    """A buffer on three shards, over the wire and from files."""
+    with replayring.connect(calm_shards.address, same_host=request.param, timeout=20) as client:
+        name += "-files" if request.param else "-wire"
+        yield client.create_buffer(name, {"number": {"shape": (), "dtype": "int64"}}, 3000)
+
+
+def fill(buffer: replayring.ShardedBuffer, *frames: int) -> None:
+    for shard, count in enumerate(frames):
+        if count:
+            buffer._parts[shard].buffer.add_episode({"number": np.arange(count)})
+
+
+@pytest.mark.parametrize("drop", [0, 3])
+@pytest.mark.parametrize("added", ADDED.values(), ids=ADDED)
+def test_shards_give_their_shares_of_eligible_frames(
+    buffer: replayring.ShardedBuffer, added: tuple[int, ...], drop: int
+) -> None:
+    fill(buffer, *added)
+    eligible = np.maximum(np.array(added) - drop, 0)
+    with buffer.sample_stream(100, drop_n_last_frames=drop, seed=1) as stream:
+        drawn = np.concatenate([next(stream)["index"] for _ in range(100)])
+    counts = np.bincount(shard_of(drawn), minlength=3)
+    shares = eligible / eligible.sum()
+    assert (np.abs(counts - 10_000 * shares) <= 6 * np.sqrt(10_000 * shares * (1 - shares))).all()
+    assert (np.bincount(drawn & ((1 << 48) - 1), minlength=1) > 0).sum() == eligible.max()
+
+
+def test_a_shard_that_fills_is_drawn_from_as_it_fills(buffer: replayring.ShardedBuffer) -> None:
+    """Its old blocks, of when it was small, are not used for longer than was promised."""
+    fill(buffer, 1, 900, 0)
+    with buffer.sample_stream(50, in_flight=4) as stream:
+        for _ in range(30):
+            next(stream)
+        for _ in range(9):
+            fill(buffer, 100, 0, 100)
+        for _ in range(2 * 4 + 3):
+            next(stream)
+        batches = [next(stream)["index"] for _ in range(60)]
+    counts = np.bincount(shard_of(np.concatenate(batches)), minlength=3)
+    assert (np.abs(counts / 3000 - np.array([901, 900, 900]) / 2701) < 0.06).all()
+
+
+def test_an_index_names_a_frame_over_all_shards(buffer: replayring.ShardedBuffer) -> None:
+    fill(buffer, 20, 30, 40)
+    drawn = buffer.sample(200, delta_indices={"number": [0, 1]})
+    again = buffer.get(indices=drawn["index"], delta_indices={"number": [0, 1]})
+    assert drawn.keys() == again.keys()
+    for key, array in drawn.items():
+        np.testing.assert_array_equal(array, again[key])
+        assert array.flags.writeable
+    assert set(shard_of(drawn["index"])) == {0, 1, 2}
+    np.testing.assert_array_equal(shard_of(drawn["index"]), shard_of(drawn["episode_index"]))
+
+
+def test_a_frame_that_is_gone_is_named_with_its_shard(buffer: replayring.ShardedBuffer) -> None:
+    fill(buffer, 20, 30, 40)
+    shard = buffer.client.shards[1]
+    with pytest.raises(replayring.FrameNotFoundError, match=f"{shard}: .*index 30 does not exist"):
+        buffer.get(indices=[(1 << 48) + 29, (1 << 48) + 30])
+    with pytest.raises(replayring.FrameNotFoundError, match="would lie on shard 7, and there are"):
+        buffer.get(indices=[7 << 48])
+
+
+def test_positions_run_over_the_shards(buffer: replayring.ShardedBuffer) -> None:
+    fill(buffer, 2, 0, 3)
+    everything = buffer.read_columns(["index", "number"])
+    above = 2 << 48
+    assert everything["index"].tolist() == [0, 1, above, above + 1, above + 2]
+    assert everything["number"].tolist() == [0, 1, 0, 1, 2]
+    assert buffer.get([-1, 0, 2, -5, 4])["index"].tolist() == [above + 2, 0, above, 0, above + 2]
+    for position in (5, -6):
+        with pytest.raises(replayring.FrameNotFoundError, match="out of range: 5 frames are live"):
+            buffer.get([0, position])
+
+
+def test_a_batch_waits_for_frames_over_all_shards(buffer: replayring.ShardedBuffer) -> None:
+    with buffer.sample_stream(10, min_frames=30, timeout=0.3) as stream:
+        with pytest.raises(replayring.DeadlineError, match=r"holds 0 frames.*waits for 30"):
+            next(stream)
+        fill(buffer, 10, 10, 9)
+        with pytest.raises(replayring.DeadlineError, match="holds 29 frames"):
+            next(stream)
+        fill(buffer, 0, 1, 0)
+        eventually(lambda: next_or_none(stream), "a batch")
+
+
+def test_a_batch_that_waits_is_woken(buffer: replayring.ShardedBuffer) -> None:
+    got: list[np.ndarray] = []
+    thread = threading.Thread(target=lambda: got.append(buffer.sample(5)["index"]))
+    thread.start()
+    add = threading.Timer(0.2, fill, (buffer, 0, 3, 0))
+    add.start()
+    thread.join(20)
+    assert set(shard_of(got[0])) == {1}
+
+
+def test_a_seed_repeats(buffer: replayring.ShardedBuffer) -> None:
+    fill(buffer, 20, 300, 40)
+
+    def draw(seed: int | None) -> list[list[int]]:
+        with buffer.sample_stream(16, seed=seed) as stream:
+            return [next(stream)["index"].tolist() for _ in range(40)]
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+    assert draw(None) != draw(None)
+
+
+def test_close_ends_who_waits(buffer: replayring.ShardedBuffer) -> None:
+    stream = buffer.sample_stream(5)
+    errors: list[str] = []
+
+    def wait() -> None:
+        try:
+            next(stream)
+        except replayring.ClosedError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    stream.close()
+    thread.join(20)
+    assert errors
+    stream.close()
+
+
+def test_a_deleted_buffer_ends_the_stream(buffer: replayring.ShardedBuffer) -> None:
+    fill(buffer, 3, 3, 3)
+    with buffer.sample_stream(5, in_flight=1) as stream:
+        next(stream)
+        buffer.delete()
+        with pytest.raises(replayring.NotFoundError):
+            deque(itertools.islice(stream, 1000), maxlen=0)
+
+
+def test_a_window_that_misses_ends_the_stream_as_with_one_server(
+    client: replayring.ShardedClient, name: str
+) -> None:
+    buffer = client.create_buffer(name, {"x": {"shape": (), "dtype": "uint8"}}, 300, fps=10)
+    for part in buffer._parts:
+        part.buffer.add_episode({"x": np.zeros(2, "uint8"), "timestamp": np.array([0.0, 5.0])})
+    with pytest.raises(replayring.ToleranceError):
+        buffer.sample(50, delta_timestamps={"x": [0.5]})
+
+
+def next_or_none(stream: replayring.SampleStream) -> object:
+    try:
+        return next(stream)
+    except replayring.DeadlineError:
+        return None
+
+
+def test_info_sums_and_lists(client: replayring.ShardedClient, name: str) -> None:
+    buffer = client.create_buffer(name, {"x": {"shape": (), "dtype": "uint8"}}, 100)
+    assert buffer.spec.capacity == 102, "each has a third, rounded up"
+    for shard, frames in enumerate((3, 34, 40 - 7)):
+        buffer._parts[shard].buffer.add_episode({"x": np.zeros(frames, "uint8")})
+    info = buffer.info()
+    assert isinstance(info, replayring.ShardedBufferInfo)
+    assert (info.num_frames, info.num_episodes, info.next_index) == (70, 3, 70)
+    assert [part.num_frames for part in info.shards.values() if part] == [3, 34, 33]
+    assert list(info.shards) == client.shards
+    assert [one for one in client.buffers() if one.name == name] == [info]
