@@ -11,7 +11,7 @@ ARG BUILD_IMAGE=${PYTHON_IMAGE}
 
 FROM ${BUILD_IMAGE} AS build
 # Extras of the package, comma-separated.
-ARG EXTRAS=uvloop
+ARG EXTRAS=uvloop,metrics
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY proto proto
@@ -34,7 +34,7 @@ COPY --from=build /opt/replayring /opt/replayring
 ENV PATH=/opt/replayring/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 VOLUME /data
-EXPOSE 50051
+EXPOSE 50051 9464
 STOPSIGNAL SIGTERM
 # Health has an address of its own, within the container: so this works with TLS as without.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s \

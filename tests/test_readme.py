@@ -52,10 +52,14 @@ RUN_BY = {
     'pip install -e ".[dev]" && pytest': ".ci/run",
     "replayring info ./replay": "test_looking_after_a_data_directory",
     "replayring verify ./replay": "test_looking_after_a_data_directory",
+    "replayring snapshot ./replay ./snapshot": "test_looking_after_a_data_directory",
+    "replayring restore ./snapshot ./restored": "test_looking_after_a_data_directory",
     **dict.fromkeys(
-        README[README.index("openssl req") :].partition("\n```")[0].splitlines(),
+        README[README.index("replayring certs certs") :].partition("\n```")[0].splitlines(),
         "tests/security/test_recipe.py",
     ),
+    "replayring top 127.0.0.1:50051": "tests/observability/test_top.py",
+    "docker compose -f docker/compose.yaml up --build": "tests/docker",
     "docker build -f docker/server.Dockerfile -t replayring-server .": "tests/docker",
     "docker run -v replay:/data -p 127.0.0.1:50051:50051 replayring-server --insecure": (
         "tests/docker"
@@ -98,6 +102,8 @@ def test_looking_after_a_data_directory(tmp_path: Path) -> None:
         assert server.stop() == 0
     assert "buffer online" in run("replayring info ./replay", tmp_path)
     assert "no damage found" in run("replayring verify ./replay", tmp_path)
+    run("replayring snapshot ./replay ./snapshot", tmp_path)
+    assert "buffer online" in run("replayring restore ./snapshot ./restored", tmp_path)
 
 
 def run(command: str, folder: Path) -> str:

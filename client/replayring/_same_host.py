@@ -209,7 +209,7 @@ class FileStream(SampleStream):
         self,
         reads: Callable[[], FileReads | None],
         sampling: Sampling,
-        over_wire: Callable[[], Arrays],
+        over_wire: Callable[[], SampleStream],
         check_open: Callable[[], None],
     ) -> None:
         """Prepares a stream.
@@ -217,7 +217,7 @@ class FileStream(SampleStream):
         Args:
             reads: returns the files' reads, or None when the buffer is gone.
             sampling: what to sample, checked.
-            over_wire: samples one batch at the server.
+            over_wire: returns a stream of batches from the server.
             check_open: raises `ClosedError` if the client was closed.
         """
         self._reads = reads
@@ -225,6 +225,7 @@ class FileStream(SampleStream):
         self._over_wire = over_wire
         self._check_open = check_open
         self._closed = False
+        self._waits: set[SampleStream] = set()
         self._sampler: UniformSampler | None = None
         self._lock = threading.Lock()
         self._next_index: int | None = None
@@ -238,14 +239,33 @@ class FileStream(SampleStream):
             raise ClosedError(CLOSED)
         reads = self._reads()
         batch = None if reads is None else self._draw(reads)
-        return self._over_wire() if batch is None else batch
+        return self._wait() if batch is None else batch
 
     @property
     def next_index(self) -> int | None:
         return self._next_index
 
     def close(self) -> None:
-        self._closed = True
+        with self._lock:
+            self._closed = True
+            waits = list(self._waits)
+        for stream in waits:
+            stream.close()
+
+    def _wait(self) -> Arrays:
+        """Takes a batch from the server; its stream ends with that, as the next one would age."""
+        with self._over_wire() as stream:
+            with self._lock:
+                if self._closed:
+                    raise ClosedError(CLOSED)
+                self._waits.add(stream)
+            try:
+                batch = next(stream)
+                self._next_index = stream.next_index
+                return batch
+            finally:
+                with self._lock:
+                    self._waits.discard(stream)
 
     def _draw(self, reads: FileReads) -> Arrays | None:
         with self._lock:

@@ -277,7 +277,7 @@ class Buffer:
         return FileStream(
             self._files,
             sampling,
-            partial(sample, self._caller, sampling, timeout),
+            partial(WireStream, self._caller, sampling, 1, timeout),
             self._caller.channel.check_open,
         )
 

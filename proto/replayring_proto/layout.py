@@ -219,8 +219,8 @@ def checked_document(content: bytes, where: str, kind: str, version: int) -> dic
         )
     if not intact:
         raise StorageError(
-            f"{where} is not what was written: its checksum does not match. A {kind} cannot be "
-            "edited; restore the file"
+            f"{where} is not what was written there: its checksum does not match. A {kind} cannot "
+            "be edited; restore the file"
         )
     return dict(document)
 

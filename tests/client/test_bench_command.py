@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 import replayring
@@ -122,3 +123,23 @@ def test_a_time_that_is_none_is_refused(seconds: str) -> None:
     done = bench("127.0.0.1:1", "--seconds", seconds)
     assert done.returncode == 2
     assert "--seconds" in done.stderr
+
+
+def test_a_worker_whose_caller_was_killed_ends_in_the_middle_of_its_turn() -> None:
+    worker = "from replayring.benchmark.turns import take_turns; take_turns(lambda: 1)"
+    caller = (
+        "import subprocess, sys\n"
+        f"worker = subprocess.Popen([sys.executable, '-c', {worker!r}], stdin=subprocess.PIPE)\n"
+        "worker.stdin.write(b'600\\n')\n"
+        "worker.stdin.flush()\n"
+        "print(worker.pid, flush=True)\n"
+        "worker.wait()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", caller], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines = {process.stdout.readline().strip() for _ in range(2)}
+        (pid,) = (int(line) for line in lines if line.isdecimal())
+        process.kill()
+        eventually(lambda: not psutil.pid_exists(pid), "the worker ends")

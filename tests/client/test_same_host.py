@@ -11,6 +11,7 @@ import pickle
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,30 @@ def test_what_has_to_wait_waits_at_the_server(
     buffer.add_episode(episode(4))
     with stopped(server):
         assert set(buffer.sample(50, drop_n_last_frames=3)["frame_index"]) == {0}
+
+
+def test_a_batch_that_was_waited_for_says_how_fresh_it_is(client: replayring.Client) -> None:
+    buffer = client.create_buffer("waited", SPEC, CAPACITY, fps=10)
+    with ThreadPoolExecutor() as threads, buffer.sample_stream(4, min_frames=3) as stream:
+        waiting = threads.submit(next, stream)
+        eventually(lambda: stream._waits, "it waits at the server")
+        buffer.add_episode(episode(3))
+        assert len(waiting.result(60)["index"]) == 4
+        assert stream.next_index == 3
+        buffer.add_episode(episode(2))
+        next(stream)
+        assert stream.next_index == 5
+
+
+def test_closing_ends_a_wait_at_the_server(client: replayring.Client) -> None:
+    buffer = client.create_buffer("closed", SPEC, CAPACITY, fps=10)
+    stream = buffer.sample_stream(4, timeout=1e6)
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(next, stream)
+        eventually(lambda: stream._waits, "it waits at the server")
+        stream.close()
+        with pytest.raises(replayring.ClosedError):
+            waiting.result(60)
 
 
 def test_seeded_batches_are_those_of_the_wire(

@@ -80,14 +80,17 @@ class Compose:
     """A compose project of its own, taken away at the end with all it has.
 
     A context manager.
+
+    Attributes:
+        project: what the names of all it has begin with.
     """
 
     def __init__(self, file: Path, environment: Mapping[str, str]) -> None:
         # The plugin where there is one, else the program of old; the file suits both.
         program = ["docker", "compose"] if quiet("compose", "version") else ["docker-compose"]
         assert len(program) == 2 or shutil.which(program[0]), "there is no docker compose"
-        self._project = f"replayring-test-{uuid.uuid4().hex[:12]}"
-        self._command = [*program, "--project-name", self._project, "--file", str(file)]
+        self.project = f"replayring-test-{uuid.uuid4().hex[:12]}"
+        self._command = [*program, "--project-name", self.project, "--file", str(file)]
         self._environment = environment
 
     def __call__(self, *arguments: str, timeout: float = 120) -> str:
@@ -97,7 +100,7 @@ class Compose:
     def containers(self, service: str) -> list[str]:
         """Returns the containers of a service, stopped ones too."""
         labels = (
-            *("--filter", f"label=com.docker.compose.project={self._project}"),
+            *("--filter", f"label=com.docker.compose.project={self.project}"),
             *("--filter", f"label=com.docker.compose.service={service}"),
         )
         return docker("ps", "--all", "--quiet", *labels).split()

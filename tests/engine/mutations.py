@@ -21,9 +21,9 @@ Patch = Callable[[Any, str, Any], None]
 def publish_before_write(patch: Patch) -> None:
     """The head rises before the rows are written."""
 
-    def write(self: RingWriter, column: Any, start: int, frames: int, values: Any) -> None:
-        self._counters.head = start + frames
-        whole(self, column, start, frames, values)
+    def write(self: RingWriter, column: Any, start: int, values: Any) -> None:
+        self._counters.head = start + len(values)
+        whole(self, column, start, values)
 
     whole = RingWriter._write
     patch(RingWriter, "_write", write)
@@ -124,9 +124,9 @@ def wrong_slack_in_writers(patch: Patch) -> None:
         finally:
             self._rows = rows
 
-    def write(self: RingWriter, column: Any, start: int, frames: int, values: Any) -> None:
+    def write(self: RingWriter, column: Any, start: int, values: Any) -> None:
         rows, self._rows = self._rows, len(columns(column))
-        whole_write(self, column, start, frames, values)
+        whole_write(self, column, start, values)
         self._rows = rows
 
     def columns(column: Any) -> Any:
@@ -162,11 +162,11 @@ def writer_not_recovered(patch: Patch) -> None:
 def description_before_files(patch: Patch) -> None:
     """buffer.json, which marks a whole buffer, is written first, and in its final place."""
 
-    def create(folder: Any, buffer_id: str, spec: Any) -> None:
+    def create(folder: Any, buffer_id: str, spec: Any, content: Any) -> None:
         named = folder.with_name(folder.name.removeprefix(".creating-"))
         named.mkdir()
         files.write_whole(named / META, encode_meta(buffer_id, spec))
-        whole(folder, buffer_id, spec)
+        whole(folder, buffer_id, spec, content)
         (named / META).unlink()
         named.rmdir()
 

@@ -166,7 +166,7 @@ def test_a_damaged_description_is_refused_or_says_the_same(data: st.DataObject) 
 def test_an_edited_description_is_refused_although_it_is_valid(fields: dict[str, Any]) -> None:
     """No file size would tell."""
     document = {**json.loads(layout.encode_meta("id", SPEC)), **fields}
-    with pytest.raises(StorageError, match=r"here is not what was written: .* restore the file"):
+    with pytest.raises(StorageError, match=r"here is not what was written .* restore the file"):
         layout.decode_meta(json.dumps(document).encode(), "here")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import replayring
-from tests.support import read_line
+from tests.support import LISTENING, read_line
 
 SECTION = (Path(__file__).parents[2] / "README.md").read_text().partition("## On a network")[2]
 RECIPE = SECTION.partition("```sh\n")[2].partition("```")[0].replace("0.0.0.0:50051", "0.0.0.0:0")
@@ -32,7 +32,10 @@ def test_recipe_makes_a_server_that_lets_in_only_those_it_should(
     ) as process:
         try:
             assert process.stdout is not None
-            line = read_line(process.stdout.fileno())
+            line = ""
+            while not line.startswith(LISTENING):  # the commands before it say what they made
+                line = read_line(process.stdout.fileno())
+                assert line
             address = line.split()[-1].replace("0.0.0.0", "localhost")
             monkeypatch.chdir(tmp_path)
             names: dict[str, Any] = {"replayring": replayring}

@@ -74,7 +74,7 @@ def test_channelz_shows_the_server_and_its_connections(open_server: ServerProces
 @pytest.mark.parametrize("path", PATHS)
 def test_nobody_is_answered_without_a_token(guarded_server: ServerProcess, path: str) -> None:
     with Wire(guarded_server.address) as wire, pytest.raises(Refused) as refused:
-        wire.stream(path, timeout=60).receive()
+        wire.call(path, b"", timeout=60)
     assert (refused.value.code, refused.value.kind) == ("UNAUTHENTICATED", "UnauthenticatedError")
 
 

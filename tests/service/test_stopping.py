@@ -17,7 +17,16 @@ from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Store
 from tests.service.frames import SPEC, episode
 from tests.support import PATIENCE, ServerProcess, eventually
-from tests.wire import NOT_SERVING, SERVING, Refused, Stream, Wire, episode_messages, start_message
+from tests.wire import (
+    NOT_SERVING,
+    SERVING,
+    Refused,
+    Stream,
+    Wire,
+    acknowledgements,
+    episode_messages,
+    start_message,
+)
 
 LONG = "300"
 """Seconds that no test waits: whatever ends before was not ended by the passing of time."""
@@ -79,7 +88,7 @@ def test_watchers_are_told_while_calls_are_at_work_and_hold_nothing_up(tmp_path:
             assert probe.health() == NOT_SERVING
             assert server.running()
             call.send(*rest)
-            assert replay_pb2.AddEpisodesResponse.FromString(call.receive()).num_frames == 4
+            assert [one.num_frames for one in acknowledgements(call.receive())] == [4]
             ends_cleanly(server, 5)
 
 

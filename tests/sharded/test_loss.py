@@ -72,7 +72,7 @@ def test_everything_goes_on_while_one_is_killed_again_and_again(
 ) -> None:
     """Writers to both shards, a learner, an adder; every episode tells its number."""
     client = connect(shards)
-    buffer = client.create_buffer("b", SPEC, 400_000)
+    buffer = client.create_buffer("b", SPEC, 2_000_000)  # nothing is to be overwritten
     stop, errors, numbers = threading.Event(), [], count()
     written: list[list[int]] = [[], [], []]
     batches = [0]
@@ -88,6 +88,7 @@ def test_everything_goes_on_while_one_is_killed_again_and_again(
                 number = next(numbers)
                 writer.add_episode(episode(20, number))
                 written[place].append(number)
+                time.sleep(0.001)  # an actor's pace
             writer.flush()
             assert writer.acknowledged == len(written[place])
 

@@ -75,6 +75,8 @@ class Process:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if kind is not None:  # in the middle of a turn, maybe, whose end nobody wants to hear
+            self._process.kill()
         self.close()
 
     def say(self, line: str) -> None:

@@ -13,7 +13,10 @@ Rows of frames from `head` to `reserved` may have been written since, over the f
 `reserved - P`; these are given up, and the rest of the window at `head` is whole. So an append must
 not pass `reserved` before a slot with a higher one is on the disk. A new reservation reaches one
 slack beyond the append that needs it: what it gives up is then what that append evicts anyway.
-Another thread renews it before that, so that appends seldom wait for the disk.
+
+Another thread renews it before that, so that appends seldom wait for the disk. Where they outrun
+it, it reaches as far as was appended during the last few syncs: after a power loss, what would have
+been evicted in their time is missing as well, though never more than half of the ring.
 
 Which of the two is the truth is told by the boot id, which changes when the machine starts.
 """
@@ -32,6 +35,8 @@ import numpy.typing as npt
 from replayring_proto import layout
 from replayring_proto.errors import StorageError
 from replayring_proto.ring import Counters
+
+_SYNCS_AHEAD = 4
 
 _SLOT_FORMAT = np.dtype([("words", "<i8", (5,)), ("checksum", "<u4")])
 
@@ -75,7 +80,8 @@ class Cursor:
         self.counters = Counters(page)
         self._page = page
         self._rows = layout.physical_rows(capacity)
-        self._slack = self._rows - capacity
+        self._slack = self._ahead = self._rows - capacity
+        self._farthest = max(self._slack, capacity // 2)
         self._sync = sync
         self._lock = threading.Lock()
         slots = [slot for slot in read_slots(page) if slot]
@@ -110,14 +116,16 @@ class Cursor:
     @property
     def running_out(self) -> bool:
         """Whether it is time to renew the reservation."""
-        return self.durable.reserved - self.counters.head < self._slack * 3 // 4
+        return self.durable.reserved - self.counters.head < self._ahead * 3 // 4
 
     def renew(self) -> None:
-        """Reserves one slack beyond the present head, unless there is enough left."""
+        """Reserves rows beyond the present head, unless there is enough left."""
         with self._lock:
             if self.running_out:
-                slot = self.durable
-                self._put(slot.head, slot.low, slot.episodes, self.counters.head)
+                slot, begin = self.durable, self.counters.head
+                self._put(slot.head, slot.low, slot.episodes, begin)
+                outrun = _SYNCS_AHEAD * (self.counters.head - begin)
+                self._ahead = min(max(self._slack, outrun), self._farthest)
 
     def checkpoint(self, head: int, low: int, episodes: int) -> None:
         """Records that all rows below `head` are on the disk."""
@@ -125,7 +133,7 @@ class Cursor:
             self._put(head, low, episodes, head)
 
     def _put(self, head: int, low: int, episodes: int, until: int) -> None:
-        self._write(head, low, episodes, max(self.durable.reserved, until + self._slack))
+        self._write(head, low, episodes, max(self.durable.reserved, until + self._ahead))
 
     def _write(self, head: int, low: int, episodes: int, reserved: int) -> None:
         slot = Checkpoint(self.durable.generation + 1, head, low, episodes, reserved)

@@ -20,6 +20,9 @@ from benchmark.workloads import Workload
 from tests.benchmarks.peers.program import run, serve_until_told
 
 CHUNK = 1 << 20
+OPTIONS = [("grpc.enable_retries", 0)]
+"""Without retries gRPC does not keep what it has sent: replayring's client has none either."""
+
 GROUPS_IN_FLIGHT = 2
 BATCHES_PER_GROUP = 4
 """As a sample stream asks for them, which has 8 batches in flight."""
@@ -80,7 +83,7 @@ def sample(workload: Workload, address: str, batch_bytes: str) -> None:
     requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     for _ in range(GROUPS_IN_FLIGHT):
         requests.put(request)
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, OPTIONS) as channel:
         replies = channel.stream_stream("/echo/Pull")(iter(requests.get, None))
 
         def step() -> int:
@@ -122,7 +125,7 @@ def insert(workload: Workload, address: str, episode_bytes: str) -> None:
             room.acquire()
         room.release(in_flight)
 
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, OPTIONS) as channel:
         replies = channel.stream_stream("/echo/Push")(requests())
         acknowledging = threading.Thread(target=acknowledge)
         acknowledging.start()
