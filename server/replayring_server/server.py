@@ -19,6 +19,7 @@ from replayring_proto.limits import (
 )
 from replayring_proto.server_status import ServerStatus
 from replayring_server.engine import Store
+from replayring_server.extras import needs_extra
 from replayring_server.health import Health
 from replayring_server.listening import cannot_listen
 from replayring_server.security.authorisation import Authorisation
@@ -26,7 +27,7 @@ from replayring_server.security.certificates import Certificates
 from replayring_server.security.tokens import Tokens
 from replayring_server.service.boundary import SERVICE
 from replayring_server.service.replay_service import ReplayService
-from replayring_server.telemetry import from_other_threads, needs_extra
+from replayring_server.telemetry import from_other_threads
 
 if TYPE_CHECKING:
     from replayring_server.telemetry.prometheus import MetricsServer
