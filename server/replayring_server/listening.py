@@ -18,6 +18,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from replayring_proto.address import without_brackets
 from replayring_proto.errors import StorageError
 
 Host: TypeAlias = "IPv4Address | IPv6Address"
@@ -138,8 +139,8 @@ def _meet(one: Host, other: Host) -> bool:
 
 
 def _resolved(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
-    bare = host[1:-1] if host.startswith("[") else host
-    found = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    bare, passive = without_brackets(host), socket.AI_PASSIVE
+    found = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM, flags=passive)
     return [(family, address) for family, _, _, _, address in found]
 
 

@@ -27,6 +27,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from replayring_proto.address import without_brackets
 from replayring_proto.errors import AccessDeniedError
 from replayring_proto.server_status import Durations, ServerStatus
 from replayring_proto.tokens import SCHEME, TOKEN_KEY
@@ -120,9 +121,9 @@ class MetricsServer(socketserver.ThreadingMixIn, WSGIServer):
         """
         self._certificates = certificates
         self._room = threading.BoundedSemaphore(MAX_SCRAPES)
-        bare = host
-        if host.startswith("["):
-            self.address_family, bare = socket.AF_INET6, host[1:-1]
+        bare = without_brackets(host)
+        if bare != host:
+            self.address_family = socket.AF_INET6
         try:
             super().__init__((bare, port), _Handler)
         except OSError as error:
