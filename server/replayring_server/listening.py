@@ -80,10 +80,10 @@ def _who(listeners: list[_Listener], proc: Path = Path("/proc")) -> str:
     inodes = {listener.inode for listener in listeners}
     if names := [f"pid {pid} ({_name(proc, pid)})" for pid in _processes_with(inodes, proc)]:
         more = [] if len(names) <= _MOST_NAMED else [f"{len(names) - _MOST_NAMED} more"]
-        return f"{', '.join(names[:_MOST_NAMED] + more)} listens there"
+        return f"it is held by {', '.join(names[:_MOST_NAMED] + more)}"
     users = ", ".join(sorted({_user(listener.uid) for listener in listeners}))
     return (
-        f"a process of {users} listens there, and which one cannot be told: this user may not look "
+        f"it is held by a process of {users}, and which one cannot be told: this user may not look "
         "into it, or it is in another container"
     )
 

@@ -54,8 +54,8 @@ def test_second_server_on_a_port_names_the_first(tmp_path: Path, flag: str) -> N
         flags = [] if flag == "--listen" else ["--listen", "127.0.0.1:0"]
         line = refusal_of("--data-dir", str(tmp_path / "other"), *flags, flag, server.address)
         assert f"cannot listen on {server.address} (Address already in use)" in line
-        assert re.search(rf"pid {server.pid} \(\w+\) listens there", line)
-        assert f"stop it, or give {flag} another port (0 takes a free one)" in line
+        assert re.search(rf"it is held by pid {server.pid} \(\w+\); stop it", line)
+        assert f"or give {flag} another port (0 takes a free one)" in line
 
 
 def test_a_foreign_process_is_named() -> None:
@@ -107,7 +107,7 @@ def test_who_may_not_look_into_a_process_is_told_whose_it_is() -> None:
             said = said_of("127.0.0.1", port)
         finally:
             os.seteuid(0)
-    assert "a process of user root listens there, and which one cannot be told" in said
+    assert "held by a process of user root, and which one cannot be told" in said
     assert str(pid) not in said.replace(str(port), "")
 
 
@@ -118,7 +118,7 @@ def test_a_process_that_is_not_to_be_seen_is_told_by_its_user(tmp_path: Path) ->
         lines = Path("/proc/net/tcp").read_text().replace(f" {os.geteuid()} ", " 4242424 ")
         (tmp_path / "net" / "tcp").write_text(lines)
         found = listening._listeners("127.0.0.1", port_of(taken), tmp_path)
-        assert "a process of uid 4242424 listens there" in listening._who(found, tmp_path)
+        assert "held by a process of uid 4242424" in listening._who(found, tmp_path)
 
 
 def test_one_that_is_bound_and_does_not_listen_cannot_be_told() -> None:
