@@ -49,6 +49,10 @@ _OPTIONS: list[tuple[str, int]] = [
     # Whoever connects and says nothing, or not enough, is not waited for.
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
     ("grpc.max_connection_idle_ms", IDLE_CONNECTION_SECONDS * 1000),
+    # Streams that are reset as soon as they are begun wait for a handler all the same, and hold
+    # memory: beyond the first number some are refused, beyond the second all.
+    ("grpc.server.max_pending_requests", 1_000),
+    ("grpc.server.max_pending_requests_hard_limit", 3_000),
     # Connections move on now and then, so that a balancer or a new address gets its turn. Clients
     # reconnect by themselves.
     ("grpc.max_connection_age_ms", 12 * 3_600_000),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import replayring
 from replayring_proto.limits import ServerLimits
 from replayring_proto.v1 import replay_pb2
 from tests.certificates import Authority, Pair
+from tests.security.resets import reset_streams
 from tests.service.frames import SPEC
-from tests.support import LocalServer, ServerProcess, eventually
+from tests.support import PATIENCE, LocalServer, ServerProcess, eventually
 from tests.wire import METHODS, SERVING, Refused, Stream, Wire
 
 DESCRIPTORS = 160
@@ -100,6 +102,36 @@ def test_calls_beyond_the_limit_of_a_connection_wait_in_their_client(tmp_path: P
             other.call("ListBuffers", b"")
         waiting.pop().cancel()
         wire.call("ListBuffers", b"")
+
+
+def test_streams_that_are_reset_at_once_are_bounded_in_memory(tmp_path: Path) -> None:
+    """A thousand or so wait for a handler, however many come; meanwhile others are refused too."""
+
+    def healthy() -> bool:
+        try:
+            return wire.health() == SERVING
+        except Refused as refused:
+            assert refused.code == "CANCELLED"
+            return False
+
+    with ServerProcess(tmp_path / "data") as server, Wire(server.address) as wire:
+        assert wire.health() == SERVING
+        reset_on_many_connections(server.address, 20_000)
+        with server.memory_peak() as peak:
+            reset_on_many_connections(server.address, 160_000)
+            eventually(healthy, "it answers as soon as that is over")
+        wire.create("b", SPEC)
+        assert peak.growth < 40 << 20
+        assert server.stop() == 0
+        assert "Traceback" not in server.log_text()
+
+
+def reset_on_many_connections(address: str, count: int, connections: int = 8) -> None:
+    with ThreadPoolExecutor(connections) as pool:
+        each = count // connections
+        done = [pool.submit(reset_streams, address, each) for _ in range(connections)]
+        for one in done:
+            one.result(PATIENCE)
 
 
 def waiting_call(wire: Wire) -> Stream:

@@ -1,0 +1,73 @@
+"""HTTP/2 by hand: streams that are begun and reset at once, which no client library would do."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+from tests.support import PATIENCE
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_HEADERS, _RESET, _SETTINGS, _PING = 1, 3, 4, 6
+_ACK, _END_HEADERS = 1, 4
+_CANCEL = (8).to_bytes(4, "big")
+_TOGETHER = 100
+
+
+def reset_streams(address: str, count: int) -> None:
+    """Begins and resets so many streams on one connection, and waits for the server's answer."""
+    host, _, port = address.rpartition(":")
+    request = _request("/replayring.v1.ReplayService/ListBuffers")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
+        connection.sendall(_PREFACE + _frame(_SETTINGS))
+        answered = threading.Event()
+        reader = threading.Thread(target=_acknowledge, args=(connection, answered))
+        reader.start()
+        for first in range(0, count, _TOGETHER):
+            streams = range(2 * first + 1, 2 * (first + _TOGETHER), 2)
+            connection.sendall(
+                b"".join(
+                    _frame(_HEADERS, _END_HEADERS, stream, request)
+                    + _frame(_RESET, 0, stream, _CANCEL)
+                    for stream in streams
+                )
+            )
+        connection.sendall(_frame(_PING, 0, 0, b"all sent"))
+        assert answered.wait(PATIENCE)
+        connection.shutdown(socket.SHUT_RDWR)
+        reader.join(PATIENCE)
+
+
+def _acknowledge(connection: socket.socket, answered: threading.Event) -> None:
+    """Acknowledges settings and pings, as a peer has to that wants to go on."""
+    with contextlib.suppress(OSError), connection.makefile("rb") as stream:
+        while len(head := stream.read(9)) == 9:
+            payload = stream.read(int.from_bytes(head[:3], "big"))
+            kind, flags = head[3], head[4]
+            if kind == _PING and flags & _ACK and payload == b"all sent":
+                answered.set()
+            elif kind in (_SETTINGS, _PING) and not flags & _ACK:
+                connection.sendall(_frame(kind, _ACK, 0, payload if kind == _PING else b""))
+
+
+def _frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
+    return (
+        len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+    )
+
+
+def _request(path: str) -> bytes:
+    """Encodes headers as literals, which need no table."""
+    fields = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": path,
+        ":authority": "server",
+        "content-type": "application/grpc",
+        "te": "trailers",
+    }
+    return b"".join(
+        b"\0" + b"".join(bytes([len(text)]) + text.encode() for text in field)
+        for field in fields.items()
+    )
