@@ -20,7 +20,7 @@ from replayring._background import FOREIGN
 from replayring._calls import Arrays
 from replayring._sampling import CLOSED, SampleStream, Sampling
 from replayring_proto import limits
-from replayring_proto.errors import ClosedError, NotFoundError, StorageError
+from replayring_proto.errors import ClosedError, LimitExceededError, NotFoundError, StorageError
 from replayring_proto.messages import BufferInfo
 from replayring_proto.pack import PackLayout, aligned_empty
 from replayring_proto.query import View
@@ -28,6 +28,8 @@ from replayring_proto.ring import MappedRing, NothingEligible, Plan, UniformSamp
 from replayring_proto.spec import BufferSpec
 
 logger = logging.getLogger("replayring")
+
+_BY_DEFAULT = limits.ServerLimits()
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,18 @@ class FileReads:
         try:
             self._ring.check_exists()
         except NotFoundError:
+            return False
+        return True
+
+    def answer(self, view: View, frames: int) -> bool:
+        """Whether so many frames at once are for the files to give.
+
+        Beyond what servers allow by default, it is the server that is to be asked: it knows what
+        its owner allows, and so the same can be had here and there.
+        """
+        try:
+            self._plan(view).check_size(frames, _BY_DEFAULT)
+        except LimitExceededError:
             return False
         return True
 

@@ -231,7 +231,7 @@ class Buffer:
             self.name, self.spec, batch_size, view, drop_n_last_frames, min_frames, seed
         )
         self._caller.patience("", timeout)  # refuses a timeout that is none
-        files = self._files()
+        files = self._files_for(view, sampling.query.batch_size)
         batch = None if files is None else files.sample(sampling)
         return sample(self._caller, sampling, timeout) if batch is None else batch
 
@@ -272,7 +272,7 @@ class Buffer:
         )
         in_flight = whole(in_flight, "in_flight", 1, (1 << 31) - 1)
         self._caller.patience("", timeout)  # refuses a timeout that is none
-        if self._files() is None:
+        if self._files_for(view, sampling.query.batch_size) is None:
             return WireStream(self._caller, sampling, in_flight, timeout)
         return FileStream(
             self._files,
@@ -321,7 +321,7 @@ class Buffer:
             raise InvalidRequestError("give either positions or indices, and not both")
         at = [] if positions is None else whole_numbers(positions, "positions")
         numbers = [] if indices is None else natural(indices)
-        if (files := self._files()) is not None:
+        if (files := self._files_for(view, len(at) or len(numbers))) is not None:
             return files.get(view, at, numbers)
         request = replay_pb2.GetItemRequest(
             buffer=self.name, positions=at, indices=numbers, view=view_to_message(view)
@@ -361,6 +361,11 @@ class Buffer:
             # For good: a buffer made anew under the name has other files.
             self._place = self._reads = None
         return self._reads
+
+    def _files_for(self, view: View, frames: int) -> FileReads | None:
+        """Returns the same, for so many frames at once."""
+        files = self._files()
+        return files if files is not None and files.answer(view, frames) else None
 
     def _add(self, episodes: Sequence[Arrays], timeout: float | None) -> list[Acknowledgement]:
         # A fork copies the parent's identity and sequence, which are its own.

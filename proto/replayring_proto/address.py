@@ -1,4 +1,4 @@
-"""Addresses: which of them never leave this machine."""
+"""Addresses: how hosts are written, and which of them never leave this machine."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import re
 _SCHEME = re.compile(r"(dns:///|dns:|ipv4:|ipv6:)?")
 
 
+def without_brackets(host: str) -> str:
+    """Returns a host as the system takes it: an IPv6 address without what sets off its port."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host is 127.0.0.0/8, ::1 or localhost; an IPv6 address may stand in brackets."""
     if host.lower() == "localhost":
         return True
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(without_brackets(host)).is_loopback
     except ValueError:
         return False
 

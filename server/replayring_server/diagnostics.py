@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from replayring_proto.errors import InvalidRequestError
+from replayring_server.extras import needs_extra
 from replayring_server.health import SERVICE as HEALTH
 from replayring_server.service.boundary import SERVICE
 
@@ -51,10 +51,7 @@ def _extra(name: str, module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise InvalidRequestError(
-            f"--{name} needs a package that is not installed ({error}): "
-            f"pip install 'replayring[{name}]'"
-        ) from None
+        raise needs_extra(f"--{name}", name, error) from None
 
 
 class _Catcher:

@@ -17,11 +17,12 @@ from replayring_server.configuration import Settings
 from replayring_server.descriptors import raise_descriptor_limit
 from replayring_server.diagnostics import handlers_of
 from replayring_server.engine import Store
+from replayring_server.extras import needs_extra
 from replayring_server.security.certificates import Certificates, certificates_from
 from replayring_server.security.exposure import check_exposure, missing
 from replayring_server.security.tokens import Tokens
 from replayring_server.server import Server
-from replayring_server.telemetry import from_other_threads, needs_extra
+from replayring_server.telemetry import from_other_threads
 
 if TYPE_CHECKING:
     from replayring_server.telemetry.otlp import OpenTelemetry

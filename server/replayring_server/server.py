@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from replayring_proto.errors import StorageError
 from replayring_proto.limits import (
     HANDSHAKE_SECONDS,
     IDLE_CONNECTION_SECONDS,
@@ -20,13 +19,15 @@ from replayring_proto.limits import (
 )
 from replayring_proto.server_status import ServerStatus
 from replayring_server.engine import Store
+from replayring_server.extras import needs_extra
 from replayring_server.health import Health
+from replayring_server.listening import cannot_listen
 from replayring_server.security.authorisation import Authorisation
 from replayring_server.security.certificates import Certificates
 from replayring_server.security.tokens import Tokens
 from replayring_server.service.boundary import SERVICE
 from replayring_server.service.replay_service import ReplayService
-from replayring_server.telemetry import from_other_threads, needs_extra
+from replayring_server.telemetry import from_other_threads
 
 if TYPE_CHECKING:
     from replayring_server.telemetry.prometheus import MetricsServer
@@ -144,11 +145,12 @@ class Server:
             InvalidRequestError: `metrics` needs a library that is not installed.
         """
         credentials = self._certificates.credentials() if self._certificates else None
-        bound = _listen(self._grpc, host, port, credentials)
+        bound = _listen(self._grpc, "--listen", host, port, credentials)
         if probes is not None:
             self._probes = _grpc_server(max_connections=_MAX_PROBES, max_streams=_MAX_PROBES)
             self._probes.add_generic_rpc_handlers((self._health.handler(),))
-            logger.info("health on %s:%d", probes[0], _listen(self._probes, *probes))
+            at = _listen(self._probes, "--health-listen", *probes)
+            logger.info("health on %s:%d", probes[0], at)
             await self._probes.start()
         if metrics is not None:
             self._metrics = self._serve_metrics(*metrics)
@@ -223,16 +225,16 @@ def _grpc_server(
 
 def _listen(
     server: grpc.aio.Server,
+    flag: str,
     host: str,
     port: int,
     credentials: grpc.ServerCredentials | None = None,
 ) -> int:
+    """Makes a server listen on the address that a flag gives, and returns the port."""
     address = f"{host}:{port}"
     try:
         if credentials is None:
             return server.add_insecure_port(address)
         return server.add_secure_port(address, credentials)
     except RuntimeError as error:
-        raise StorageError(
-            f"cannot listen on {address} ({error}); is another server using it?"
-        ) from None
+        raise cannot_listen(flag, host, port, error) from None

@@ -62,7 +62,7 @@ APPEND = (
     "counters.intent counters.head "
 )
 OPENING = (
-    "lock.__init__ lock.describe store._remove_leftovers parameters.load store._open_all "
+    "lock.__init__ lock.describe store._remove_leftovers parameter_files.load store._open_all "
     "buffer.__init__ files.check_sizes files.map_file cursor.__init__ ring.check_counters "
     "records.__init__ buffer._recover_last_record "
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from replayring_proto.errors import (
 from replayring_proto.limits import ServerLimits
 from replayring_proto.pack import Pack
 from replayring_server.engine import Store
+from replayring_server.engine.parameter_files import content_of
 from replayring_server.engine.parameters import FOLDER
+from replayring_server.inspection import describe
 from tests.engine.frames import checked_spec
 from tests.engine.lives import die
 
@@ -123,7 +126,7 @@ def test_a_failure_while_publishing_keeps_the_version_before(
         store.parameters.publish("policy", weights(1))
         with monkeypatch.context() as patch:
             if step == "write":
-                patch.setattr("replayring_server.engine.parameters._encode", fail)
+                patch.setattr("replayring_server.engine.parameters.encode", fail)
             else:
                 patch.setattr(os, step, fail)
             with pytest.raises(OSError, match="broken disk"):
@@ -172,6 +175,43 @@ def test_a_file_with_any_bit_changed_or_cut_anywhere_is_refused(published: Path)
     published.write_bytes(whole)
     with Store(published.parents[1]) as store:
         assert value_of(store.parameters.get("policy").pack) == 1
+
+
+def test_a_file_that_another_program_made_endless_is_not_read(published: Path) -> None:
+    os.truncate(published, 1 << 40)
+    with Store(published.parents[1]) as store, pytest.raises(StorageError, match="fit its size"):
+        store.parameters.get("policy")
+    (what,) = describe(published.parents[1]).unreadable.values()
+    assert "fit its size" in what
+    with pytest.raises(StorageError, match="fit its size"):
+        content_of(published)
+
+
+def test_what_is_larger_than_the_limit_is_served_once_that_is_raised(published: Path) -> None:
+    """It was published under a higher one. Who only looks at the directory knows of none."""
+    size = weights(1).layout.nbytes
+    lowered = ServerLimits(max_parameters_bytes=size - 1)
+    with Store(published.parents[1], lowered) as store:
+        with pytest.raises(StorageError, match="raise max_parameters_bytes, or remove it"):
+            store.parameters.get("policy")
+        with pytest.raises(StorageError, match="raise max_parameters_bytes"):
+            store.parameters.publish("policy", weights(2))
+    with Store(published.parents[1], ServerLimits(max_parameters_bytes=size)) as store:
+        assert value_of(store.parameters.get("policy").pack) == 1
+    (found,) = describe(published.parents[1]).parameters
+    assert (found.version, found.disk_bytes) == (1, published.stat().st_size)
+
+
+def test_a_look_at_large_parameters_keeps_none_of_them(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.parameters.publish("policy", Pack.of({"w": np.zeros(32 << 20, np.uint8)}))
+    tracemalloc.start()
+    try:
+        (found,) = describe(tmp_path).parameters
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    assert found.disk_bytes > 32 << 20
 
 
 def test_a_file_that_is_a_link_or_a_folder_is_refused(published: Path) -> None:

@@ -221,7 +221,7 @@ SAMPLES: dict[str, tuple[dict[str, Any], Refusal]] = {
     ),
     "batch_size 65,537": (
         {"batch_size": 65_537},
-        Refusal(EXHAUSTED, LIMIT, ("batch_size", "65,537", "limit is 65,536", "smaller")),
+        Refusal(EXHAUSTED, LIMIT, ("asked for at once", "65,537", "limit is 65,536", "fewer")),
     ),
     "batch_size 2^32 - 1": (
         {"batch_size": (1 << 32) - 1},

@@ -105,6 +105,6 @@ def test_extra_that_is_missing_is_named_with_its_pip_line(
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InvalidRequestError) as refused:
         handlers_of(reflection=name == "reflection", channelz=name == "channelz")
-    assert f"--{name} needs a package that is not installed" in str(refused.value)
-    assert f"pip install 'replayring[{name}]'" in str(refused.value)
+    assert f"--{name} needs grpc_{name}, which" in str(refused.value)
+    assert f'which is not installed: pip install "replayring[{name}]"' in str(refused.value)
     assert handlers_of(reflection=False, channelz=False) == []

@@ -144,10 +144,11 @@ def test_second_server_on_a_directory_names_the_holder(own_server: ServerProcess
         assert wire.health() == SERVING
 
 
-def test_second_server_on_a_port_is_refused(own_server: ServerProcess, tmp_path: Path) -> None:
+def test_second_server_on_a_port_leaves_the_first_alone(
+    own_server: ServerProcess, tmp_path: Path
+) -> None:
     line = refusal_of("--data-dir", str(tmp_path / "other"), "--listen", own_server.address)
     assert f"cannot listen on {own_server.address}" in line
-    assert "another server" in line
     with Wire(own_server.address) as wire:
         assert wire.health() == SERVING
 

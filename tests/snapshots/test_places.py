@@ -90,7 +90,7 @@ def test_paths_need_no_fsspec() -> None:
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert "pip install 'replayring[snapshot]'" in done.stdout
+    assert 'needs fsspec, which is not installed: pip install "replayring[snapshot]"' in done.stdout
 
 
 def test_an_unknown_kind_of_url_is_said_to_be_one(store: Store, tmp_path: Path) -> None:

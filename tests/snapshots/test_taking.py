@@ -13,6 +13,7 @@ import pytest
 
 from replayring_proto import layout
 from replayring_proto.errors import (
+    AlreadyExistsError,
     DirectoryLockedError,
     InvalidRequestError,
     NotFoundError,
@@ -237,6 +238,20 @@ def test_another_buffer_of_the_name_takes_its_place_on_request_only(
     assert snapshot(store.data_dir, to, replace=True, prune=True).failed == {}
     restore(to, tmp_path / "later")
     assert restored_moment(tmp_path / "later") == moment(ring)
+
+
+def test_parameters_of_any_size_are_taken_and_restored(store: Store, tmp_path: Path) -> None:
+    weights = {"w": np.arange(3 << 20, dtype=np.uint8)}
+    store.parameters.publish("policy", Pack.of(weights))
+    assert snapshot(store.data_dir, str(tmp_path / "to")).parameters == {"policy": 2}
+    for _ in range(2):  # the second finds it there
+        done = restore(str(tmp_path / "to"), tmp_path / "back")
+        assert done.parameters == {"policy": 2}
+    with Store(tmp_path / "back") as back:
+        np.testing.assert_array_equal(back.parameters.get("policy").pack.arrays["w"], weights["w"])
+        back.parameters.publish("policy", Pack.of({"w": np.zeros(2 << 20)}))
+    with pytest.raises(AlreadyExistsError, match="move it away"):
+        restore(str(tmp_path / "to"), tmp_path / "back")
 
 
 def test_older_files_put_back_by_hand_do_not_take_the_place_of_newer_frames(

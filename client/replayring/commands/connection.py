@@ -7,7 +7,7 @@ import argparse
 from replayring.client import Client
 from replayring.connecting import connect
 from replayring_proto.errors import InvalidRequestError
-from replayring_proto.tls import TLS
+from replayring_proto.tls_arguments import add_tls_arguments, tls_from
 
 __all__ = ["add_connection_arguments", "connect_by"]
 
@@ -18,13 +18,7 @@ def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "connection", "as for replayring.connect; a token may also be in REPLAYRING_TOKEN"
     )
-    group.add_argument("--tls", action="store_true", help="use TLS and trust public authorities")
-    group.add_argument("--tls-ca", metavar="FILE", help="use TLS and trust these authorities")
-    group.add_argument("--tls-cert", metavar="FILE", help="certificate to show the server")
-    group.add_argument("--tls-key", metavar="FILE", help="its private key")
-    group.add_argument(
-        "--tls-server-name", metavar="NAME", help="name in the server's certificate, if not HOST"
-    )
+    add_tls_arguments(group)
     # There is no --token: whoever lists this machine's processes would read it.
     group.add_argument("--token-file", metavar="FILE", help="file that holds the token")
     group.add_argument(
@@ -45,16 +39,10 @@ def connect_by(
     Raises:
         InvalidRequestError, StorageError: as `connect`; or the command line names several servers.
     """
-    tls = TLS(
-        ca=arguments.tls_ca,
-        cert=arguments.tls_cert,
-        key=arguments.tls_key,
-        server_name=arguments.tls_server_name,
-    )
     client = connect(
         arguments.address,
         timeout=timeout,
-        tls=tls if tls != TLS() else arguments.tls,
+        tls=tls_from(arguments) or False,
         token_file=arguments.token_file,
         insecure=arguments.insecure,
         same_host=same_host,

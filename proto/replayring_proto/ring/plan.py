@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from replayring_proto.limits import ServerLimits, check_limit
 from replayring_proto.pack import PackLayout, TensorSpec
 from replayring_proto.query import View, Window
 from replayring_proto.spec import DTYPES, IS_PAD_SUFFIX, PRESETS, BufferSpec, Column
@@ -74,6 +75,28 @@ class Plan:
                 batch_size: layout,
             }
         return layout
+
+    def check_size(self, batch_size: int, limits: ServerLimits) -> int:
+        """Returns the bytes of a batch, if they and the work for them are allowed.
+
+        Raises:
+            LimitExceededError: they are not.
+        """
+        check_limit(batch_size, limits.max_batch_size, "frames asked for at once", "ask for fewer")
+        check_limit(
+            batch_size * self._entries,
+            limits.max_window_entries,
+            "frames of one reply times offsets of its longest window",
+            "ask for fewer frames, or shorter windows",
+        )
+        nbytes = self.layout(batch_size).nbytes
+        check_limit(
+            nbytes,
+            limits.max_reply_bytes,
+            "bytes of one reply",
+            "ask for fewer frames, fewer keys, or shorter windows",
+        )
+        return nbytes
 
     def _tensors(self, batch: int) -> list[TensorSpec]:
         tensors = [TensorSpec(c.name, c.dtype, (batch, *c.shape)) for c in self.plain]

@@ -9,7 +9,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from replayring_proto.errors import ReplayRingError
-from replayring_proto.tls import TLS
+from replayring_proto.tls_arguments import add_tls_arguments, tls_from
 
 HELP = "ask a server whether it is serving"
 
@@ -27,13 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tls = parser.add_argument_group(
         "TLS", "for a server with --tls-cert, unless it is asked at its --health-listen"
     )
-    tls.add_argument("--tls", action="store_true", help="use TLS and trust public authorities")
-    tls.add_argument("--tls-ca", metavar="FILE", help="use TLS and trust these authorities")
-    tls.add_argument("--tls-cert", metavar="FILE", help="certificate to show the server")
-    tls.add_argument("--tls-key", metavar="FILE", help="its private key")
-    tls.add_argument(
-        "--tls-server-name", metavar="NAME", help="name in the server's certificate, if not HOST"
-    )
+    add_tls_arguments(tls)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,13 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _channel(arguments: argparse.Namespace) -> grpc.Channel:
-    tls = TLS(
-        ca=arguments.tls_ca,
-        cert=arguments.tls_cert,
-        key=arguments.tls_key,
-        server_name=arguments.tls_server_name,
-    )
-    if not arguments.tls and tls == TLS():
+    tls = tls_from(arguments)
+    if tls is None:
         return grpc.insecure_channel(arguments.address)
     credentials = grpc.ssl_channel_credentials(*tls.read())
     return grpc.secure_channel(arguments.address, credentials, tls.options)

@@ -8,7 +8,7 @@ Knows numpy and files, nothing of grpc or asyncio. Usable on its own:
 """
 
 from replayring_server.engine.buffer import Buffer, Stored
-from replayring_server.engine.parameters import ParameterSet
+from replayring_server.engine.parameter_files import ParameterSet
 from replayring_server.engine.records import Origin
 from replayring_server.engine.store import Store
 

@@ -1,37 +1,26 @@
 """Published parameters: the newest tensors of each name, in memory and on disk.
 
-The way back from learner to actors. One file per name, replaced whole:
-
-    8 bytes   magic
-    8         version, little-endian
-    8         length of the encoded PackHeader
-    8         length of the body
-    4         CRC-32 of the name and of all the rest of the file
-    ...       header, body
+The way back from learner to actors. How a file of them is laid out is `parameter_files`'.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import struct
 import threading
-import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from replayring_proto.errors import (
     AlreadyExistsError,
     InvalidRequestError,
-    LimitExceededError,
-    MalformedMessageError,
     NotFoundError,
     StorageError,
 )
 from replayring_proto.limits import check_limit
-from replayring_proto.pack import Pack, PackAssembler, parse_header
+from replayring_proto.pack import Pack
 from replayring_proto.spec import check_name, is_name
 from replayring_server.engine import files
+from replayring_server.engine.parameter_files import ParameterSet, decode, encode, load
 
 logger = logging.getLogger(__name__)
 
@@ -39,26 +28,15 @@ FOLDER = ".parameters"
 
 _MAX_MIN_VERSION = 1 << 62
 
-_MAGIC = b"RRPARAM\x01"
-_PREFIX = struct.Struct("<8sQQQ")
-_CHECKSUM = struct.Struct("<I")
-
-
-@dataclass(frozen=True)
-class ParameterSet:
-    """One version of the parameters of one name. The pack must not be changed."""
-
-    version: int
-    pack: Pack
-
 
 class Parameters:
     """All published parameters of a data directory. Thread-safe; holds no open files."""
 
-    def __init__(self, data_dir: Path, max_sets: int) -> None:
+    def __init__(self, data_dir: Path, max_sets: int, max_bytes: int) -> None:
         """Loads what was published before.
 
-        A damaged file is logged and left untouched; asking for its name raises what is wrong.
+        A damaged file, or one of more than `max_bytes`, is logged and left untouched; asking for
+        its name raises what is wrong.
 
         Raises:
             StorageError: the folder of them cannot be used.
@@ -70,7 +48,7 @@ class Parameters:
         self._damaged: dict[str, str] = {}
         for path in files_of(data_dir):
             try:
-                self._sets[path.name] = load(path)
+                self._sets[path.name] = load(path, max_bytes)
             except StorageError as error:
                 logger.error("parameters %r cannot be served: %s", path.name, error)
                 self._damaged[path.name] = str(error)
@@ -135,7 +113,7 @@ class Parameters:
                     "reuse a name",
                 )
             version = max(previous.version + 1 if previous else 1, min_version)
-            files.write_whole(path, _encode(name, version, pack))
+            files.write_whole(path, encode(name, version, pack))
             self._sets[name] = ParameterSet(version, pack)
             self._damaged.pop(name, None)
             return version
@@ -176,60 +154,3 @@ def files_of(data_dir: Path) -> list[Path]:
         return []
     except OSError as error:
         raise StorageError(f"cannot use {folder}: {error.strerror}; move it away") from None
-
-
-def load(path: Path) -> ParameterSet:
-    """Returns the parameters in a file.
-
-    Raises:
-        StorageError: it is damaged, or is not what was published under its name.
-    """
-    return decode(path.name, files.read_whole(path, at_most=None), str(path))
-
-
-def decode(name: str, encoded: bytes, where: str) -> ParameterSet:
-    """Returns the parameters in the content of a file of theirs.
-
-    Args:
-        name: under which they were published.
-        encoded: the content.
-        where: the file, for messages.
-
-    Raises:
-        StorageError: as `load`.
-    """
-    content = memoryview(encoded)
-    start = _PREFIX.size + _CHECKSUM.size
-    try:
-        if len(content) < start:
-            raise MalformedMessageError("it is cut short")
-        magic, version, header_bytes, body_bytes = _PREFIX.unpack_from(content)
-        (checksum,) = _CHECKSUM.unpack_from(content, _PREFIX.size)
-        header, body = content[start : start + header_bytes], content[start + header_bytes :]
-        found = _checksum(name, content[: _PREFIX.size], header, body)
-        if magic != _MAGIC or len(body) != body_bytes or checksum != found:
-            raise MalformedMessageError("the checksum does not match")
-        layout = parse_header(bytes(header))
-        if layout.nbytes != body_bytes:
-            raise MalformedMessageError("its header announces another size")
-    except (MalformedMessageError, LimitExceededError) as error:
-        raise StorageError(
-            f"{where} is damaged ({error}); remove it, and publish the parameters again"
-        ) from None
-    assembler = PackAssembler(layout)
-    assembler.add(body)
-    return ParameterSet(version, assembler.pack)
-
-
-def _encode(name: str, version: int, pack: Pack) -> list[bytes | memoryview]:
-    header, body = pack.layout.header(), pack.body.data
-    prefix = _PREFIX.pack(_MAGIC, version, len(header), len(body))
-    return [prefix, _CHECKSUM.pack(_checksum(name, prefix, header, body)), header, body]
-
-
-def _checksum(name: str, *parts: bytes | memoryview) -> int:
-    """With the name, so that one file put in another's place is noticed."""
-    checksum = zlib.crc32(name.encode(errors="surrogateescape"))
-    for part in parts:
-        checksum = zlib.crc32(part, checksum)
-    return checksum

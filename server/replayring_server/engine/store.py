@@ -80,7 +80,10 @@ class Store:
             if self._concern:
                 logger.warning("%s", self._concern)
             self._remove_leftovers()
-            self.parameters = Parameters(self.data_dir, self.limits.max_parameter_sets)
+            limits = self.limits
+            self.parameters = Parameters(
+                self.data_dir, limits.max_parameter_sets, limits.max_parameters_bytes
+            )
             self._syncer = Syncer(lambda: list(self._buffers.values()))
             undo.callback(self._syncer.stop)
             self._open_all()

@@ -11,6 +11,7 @@ from replayring_proto.layout import LOCK, META
 from replayring_proto.spec import is_name
 from replayring_server.engine import parameters, store
 from replayring_server.engine.lock import holder_of
+from replayring_server.engine.parameter_files import outline
 from replayring_server.inspection.buffers import BufferCheck
 from replayring_server.inspection.report import Finding, Report
 
@@ -115,7 +116,7 @@ def _check_parameters(folder: Path, report: Report) -> Iterator[Finding]:
         return
     for path in paths:
         try:
-            found = parameters.load(path)
+            found = outline(path)
         except StorageError as error:
             yield Finding(
                 f"{parameters.FOLDER}/{path.name}",

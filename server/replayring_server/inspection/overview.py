@@ -14,6 +14,7 @@ from replayring_proto.errors import OvertakenError, StorageError
 from replayring_proto.spec import EPISODE_INDEX
 from replayring_server.engine import files, parameters, store
 from replayring_server.engine.lock import holder_of
+from replayring_server.engine.parameter_files import outline
 from replayring_server.engine.records import Record
 from replayring_server.inspection.directory import check_data_dir
 from replayring_server.inspection.frames import open_column
@@ -186,9 +187,9 @@ def _parameter_files(folder: Path, unreadable: dict[str, str]) -> list[Path]:
 
 
 def _parameters(path: Path) -> ParametersState:
-    found = parameters.load(path)
-    tensors = len(found.pack.layout.tensors)
-    return ParametersState(path.name, found.version, tensors, path.lstat().st_size)
+    found = outline(path)
+    tensors = len(found.layout.tensors)
+    return ParametersState(path.name, found.version, tensors, found.disk_bytes)
 
 
 def _buffer(folder: Path) -> BufferState:

@@ -8,7 +8,7 @@ import numpy as np
 
 from replayring_proto.errors import InvalidRequestError
 from replayring_proto.framing import encode_data, encode_header
-from replayring_proto.limits import MAX_VIEW_KEYS, ServerLimits, check_limit
+from replayring_proto.limits import MAX_VIEW_KEYS, check_limit
 from replayring_proto.messages import parse, view_from_message
 from replayring_proto.ring import Plan
 from replayring_proto.v1 import replay_pb2
@@ -31,9 +31,8 @@ async def get_item(store: Store, workers: Workers, calls: Calls, call: Call) -> 
             + ("both" if request.positions else "neither")
         )
     count = len(request.positions) or len(request.indices)
-    check_limit(count, store.limits.max_batch_size, "frames asked for at once", "ask for fewer")
     plan = Plan(buffer.spec, view_from_message(request.view))
-    nbytes = check_reply(store.limits, plan, count)
+    nbytes = plan.check_size(count, store.limits)
     if request.positions:
         positions = np.array(request.positions, np.int64)
         gather = partial(buffer.reader.at_positions, plan, positions)
@@ -43,28 +42,6 @@ async def get_item(store: Store, workers: Workers, calls: Calls, call: Call) -> 
         gather = partial(buffer.reader.at_indices, plan, indices.astype(np.int64))
     await call.take(calls.sending, nbytes)
     await send_pack(call, await workers.run(Lane.READ, gather, work_for(plan, count)))
-
-
-def check_reply(limits: ServerLimits, plan: Plan, count: int) -> int:
-    """Returns the bytes of a reply of `count` frames, if they and the work for them are allowed.
-
-    Raises:
-        LimitExceededError: they are not.
-    """
-    check_limit(
-        count * plan.entries_per_frame,
-        limits.max_window_entries,
-        "frames of one reply times offsets of its longest window",
-        "ask for fewer frames, or shorter windows",
-    )
-    nbytes = plan.layout(count).nbytes
-    check_limit(
-        nbytes,
-        limits.max_reply_bytes,
-        "bytes of one reply",
-        "ask for fewer frames, fewer keys, or shorter windows",
-    )
-    return nbytes
 
 
 def work_for(plan: Plan, count: int) -> int:

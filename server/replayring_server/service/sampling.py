@@ -16,7 +16,7 @@ from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Buffer, Store
 from replayring_server.service.calls import Call, Calls
 from replayring_server.service.changes import Changes
-from replayring_server.service.fetching import check_reply, work_for
+from replayring_server.service.fetching import work_for
 from replayring_server.service.packs import send_pack
 from replayring_server.service.workers import Lane, Workers
 
@@ -65,14 +65,11 @@ class SampleBatch:
         """Checks what is to be sampled, before memory is taken for it."""
         buffer = self._store.get(spec.buffer)
         query = query_from_message(spec)
-        check_limit(
-            query.batch_size, self._store.limits.max_batch_size, "batch_size", "use a smaller batch"
-        )
         if spec.HasField("seed") or self._rng is None:
             self._rng = np.random.default_rng(spec.seed if spec.HasField("seed") else None)
         sampler = UniformSampler(buffer.reader, query, self._rng, count=spec.count_eligible)
         self._batch_size = query.batch_size
-        self._nbytes = check_reply(self._store.limits, sampler.plan, query.batch_size)
+        self._nbytes = sampler.plan.check_size(query.batch_size, self._store.limits)
         self._work = work_for(sampler.plan, query.batch_size)
         if spec.min_frames > buffer.spec.capacity:
             raise InvalidRequestError(

@@ -25,6 +25,7 @@ from replayring_proto.errors import (
 from replayring_proto.pack import aligned_empty
 from replayring_server.engine import files
 from replayring_server.engine.lock import DirectoryLock, holder_of
+from replayring_server.extras import needs_extra
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -200,10 +201,8 @@ class RemotePlace:
         """
         try:
             core = importlib.import_module("fsspec.core")
-        except ImportError:
-            raise InvalidRequestError(
-                f"{url} is a URL, for which the extra is needed: pip install 'replayring[snapshot]'"
-            ) from None
+        except ImportError as error:
+            raise needs_extra(f"the URL {url}", "snapshot", error) from None
         try:
             found: tuple[Any, str] = core.url_to_fs(url)
         except (ImportError, ValueError) as error:

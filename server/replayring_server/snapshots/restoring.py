@@ -19,7 +19,7 @@ from replayring_proto.errors import (
     StorageError,
 )
 from replayring_proto.spec import check_name
-from replayring_server.engine import Store, files, parameters
+from replayring_server.engine import Store, files, parameter_files, parameters
 from replayring_server.engine.buffer import Content
 from replayring_server.engine.store import no_such_buffer
 from replayring_server.snapshots.filling import fill, read_checked
@@ -191,7 +191,7 @@ class _Restoring:
             self._already[name] = buffer_id
         for name, one in sets.items():
             path = self._store.data_dir / parameters.FOLDER / name
-            if os.path.lexists(path) and checksum_of(files.read_whole(path)) != one.checksum:
+            if os.path.lexists(path) and not _is_copy(path, one):
                 raise AlreadyExistsError(
                     f"{path} exists and is not overwritten; move it away, or restore buffers alone "
                     "with --buffer"
@@ -218,6 +218,14 @@ class _Restoring:
         self._progress.begin(f"buffer {name}", len(entry.parts), entry.nbytes)
         content = Content(partial(fill, self._place, entry, self._progress), entry.identity)
         return self._store.restore(name, entry.spec, content).buffer_id
+
+
+def _is_copy(path: Path, one: ParametersEntry) -> bool:
+    """Whether a file of parameters is what the snapshot has."""
+    try:
+        return checksum_of(parameter_files.content_of(path)) == one.checksum
+    except StorageError:
+        return False
 
 
 def _origin(meta: Path) -> tuple[str | None, str]:

@@ -13,7 +13,7 @@ from replayring_proto.errors import (
     ReplayRingError,
     StorageError,
 )
-from replayring_server.engine import files, parameters, store
+from replayring_server.engine import parameter_files, parameters, store
 from replayring_server.inspection.directory import check_data_dir
 from replayring_server.snapshots import manifest as manifests
 from replayring_server.snapshots.copying import copy_buffer
@@ -204,8 +204,8 @@ class _Taking:
         )
 
     def _take_parameters(self, path: Path) -> None:
-        content = files.read_whole(path)
-        version = parameters.decode(path.name, content, str(path)).version
+        content = parameter_files.content_of(path)
+        version = parameter_files.decode(path.name, content, str(path)).version
         entry = ParametersEntry(version, len(content), checksum_of(content))
         before = self._manifest.parameters.get(path.name)
         if before and before.version > version:

@@ -10,8 +10,6 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from replayring_proto.errors import InvalidRequestError
-
 T = TypeVar("T")
 
 _PATIENCE_S = 10.0
@@ -28,16 +26,3 @@ def from_other_threads(ask: Callable[[], T]) -> Callable[[], T]:
         return ask()
 
     return lambda: asyncio.run_coroutine_threadsafe(answer(), loop).result(_PATIENCE_S)
-
-
-def needs_extra(what: str, extra: str, missing: ModuleNotFoundError) -> InvalidRequestError:
-    """Returns the error for something whose library is not installed.
-
-    Raises:
-        ModuleNotFoundError: what is missing is a module of our own.
-    """
-    if (missing.name or "").startswith("replayring"):
-        raise missing
-    return InvalidRequestError(
-        f'{what} needs {missing.name}, which is not installed: pip install "replayring[{extra}]"'
-    )

@@ -27,9 +27,11 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from replayring_proto.errors import AccessDeniedError, StorageError
+from replayring_proto.address import without_brackets
+from replayring_proto.errors import AccessDeniedError
 from replayring_proto.server_status import Durations, ServerStatus
 from replayring_proto.tokens import SCHEME, TOKEN_KEY
+from replayring_server.listening import cannot_listen
 from replayring_server.security.authorisation import Metadata
 from replayring_server.security.certificates import Certificates
 from replayring_server.telemetry.families import Family, Kind, families_of
@@ -119,14 +121,13 @@ class MetricsServer(socketserver.ThreadingMixIn, WSGIServer):
         """
         self._certificates = certificates
         self._room = threading.BoundedSemaphore(MAX_SCRAPES)
-        if host.startswith("["):
-            self.address_family, host = socket.AF_INET6, host[1:-1]
+        bare = without_brackets(host)
+        if bare != host:
+            self.address_family = socket.AF_INET6
         try:
-            super().__init__((host, port), _Handler)
+            super().__init__((bare, port), _Handler)
         except OSError as error:
-            raise StorageError(
-                f"cannot listen on {host}:{port} for metrics ({error}); is another server using it?"
-            ) from None
+            raise cannot_listen("--metrics-listen", host, port, error) from None
         self.set_app(_application(status, check))
         self._thread = threading.Thread(
             target=self.serve_forever, name="replayring-metrics", daemon=True
