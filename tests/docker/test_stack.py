@@ -88,7 +88,6 @@ def stack(
         "SHARDS_PER_NODE": "3",
         "SHARD_VOLUME": f"{name}-shard-{{{{.Task.Slot}}}}",
         "SECRETS": name,
-        "REPLAY_ADDRESS": ADDRESSES[0],
         "ACTORS": "1",
         "STEPS": "400",
     }

@@ -17,10 +17,11 @@ import pytest
 from replayring_proto import layout
 from replayring_server.engine import Store
 from replayring_server.inspection import verify
-from replayring_server.snapshots import restore, snapshot
+from replayring_server.snapshots import parts, restore, snapshot
 from tests.engine.failpoints import Deed, Mortals
 from tests.snapshots.comparing import Moment, moment
 
+TAIL_FRAMES = parts.TAIL_FRAMES
 DEATHS = int(os.environ.get("REPLAYRING_SNAPSHOT_DEATHS", "25"))
 
 RING: list[Deed] = [
@@ -46,9 +47,11 @@ def mortals() -> Iterator[Mortals]:
 
 
 @pytest.fixture(autouse=True)
-def same_boot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The start of the machine that `Mortals` live in."""
+def same_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start of the machine that `Mortals` live in, and their parts."""
     monkeypatch.setattr(layout, "machine_boot_id", lambda: (1).to_bytes(16, "big"))
+    monkeypatch.setattr(parts, "PART_BYTES", 512)
+    monkeypatch.setattr(parts, "TAIL_FRAMES", TAIL_FRAMES)
 
 
 def state(data_dir: Path) -> dict[str, Moment | int]:
