@@ -64,6 +64,8 @@ RUN_BY = {
     "docker run -v replay:/data -p 127.0.0.1:50051:50051 replayring-server --insecure": (
         "tests/docker"
     ),
+    "replayring bench 127.0.0.1:50051": "tests/client/test_bench_command.py",
+    "python -m tests.benchmarks": "tests/benchmarks/test_benchmarks.py",
 }
 
 
