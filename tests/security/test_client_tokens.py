@@ -91,9 +91,12 @@ class TestRefusals:
         assert "openssl rand" in str(caught.value)
         assert not token or token not in str(caught.value)
 
-    @pytest.mark.parametrize(
-        "remote", ["10.0.0.1:50051", "replay.example:50051", "0.0.0.0:1", "dns:///replay:1"]
-    )
+    def test_token_stays_on_this_machine_when_a_name_is_looked_up(self) -> None:
+        with pytest.raises(replayring.InvalidRequestError, match="in the clear") as caught:
+            replayring.connect("dns:///10.0.0.1:50051", token=READ)
+        assert READ not in str(caught.value)
+
+    @pytest.mark.parametrize("remote", ["10.0.0.1:50051", "replay.example:50051", "0.0.0.0:1"])
     def test_token_stays_on_this_machine_unless_it_is_encrypted(
         self, remote: str, authority: Authority
     ) -> None:

@@ -104,11 +104,11 @@ def test_parameters_are_not_sent_when_publishing_failed(
     real = Parameters.publish
     calls: list[str] = []
 
-    def first_fails(parameters: Parameters, name: str, pack: Any) -> int:
+    def first_fails(parameters: Parameters, name: str, *arguments: Any) -> int:
         calls.append(name)
         if len(calls) == 1:
             raise OSError(28, "No space left on device")
-        return real(parameters, name, pack)
+        return real(parameters, name, *arguments)
 
     monkeypatch.setattr(Parameters, "publish", first_fails)
     with pytest.raises(Refused) as caught:
