@@ -1,4 +1,4 @@
-"""Where a buffer's bytes lie on disk: file names, sizes, record forms. Format version 1.
+"""Where a buffer's bytes lie on disk: file names, sizes, record forms. Format version 2.
 
     <data_dir>/
       lock                    who serves this directory
@@ -9,12 +9,18 @@
         episodes              ring of EPISODE_RECORD, by episode number
         writers               table of EPISODE_RECORD: the last episode of each writer
         columns/<key>         C-order array of shape (physical_rows, *shape)
+        columns/_small        the same of records: all columns of few bytes, side by side
 
 The column `_bounds` is ours: for each frame the `index` at which its episode begins and ends. It
 makes every question about a frame's episode arithmetic on that frame's own row.
 
-Any program may read a column with `numpy.memmap(path, dtype, "r", shape=(physical_rows, *shape))`;
-which rows are alive, and when a row read is valid, is said in `ring.reader`.
+Samples are drawn from anywhere in the ring, so what a frame costs is how many places it lies in: a
+cache miss each, a page fault the first time, a disk read if memory is short. Hence a frame's small
+columns share one place, and only those that fill places of their own have a file of their own.
+
+Any program may read a column with `numpy.memmap(path, dtype, "r", shape=(physical_rows, *shape))`,
+and a small one with `numpy.memmap(path, small_record(spec), "r")[key]`; which rows are alive, and
+when a row read is valid, is said in `ring.reader`.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +38,7 @@ import numpy.typing as npt
 from replayring_proto.errors import InvalidSpecError, StorageError
 from replayring_proto.spec import DTYPES, BufferSpec, Column
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 LOCK = "lock"
 META = "buffer.json"
@@ -39,6 +46,10 @@ CURSOR = "cursor"
 EPISODES = "episodes"
 WRITERS = "writers"
 COLUMNS = "columns"
+SMALL = "_small"  # no column's name, as it begins with "_"
+
+SMALL_BYTES = 256
+"""What a frame of a small column has at most: as much as processors fetch in one go, about."""
 
 BOUNDS = Column("_bounds", DTYPES["int64"], (2,))
 """First `index` of a frame's episode, and the one after its last."""
@@ -87,27 +98,74 @@ def writer_records(capacity: int) -> int:
     return min(physical_rows(capacity), MAX_WRITERS)
 
 
+@dataclass(frozen=True)
+class FrameFile:
+    """A file that holds a frame after the other, each a record of one column or of several.
+
+    Attributes:
+        name: the file, below the buffer's directory.
+        columns: its columns by name, in the order in which they lie in a record.
+        offsets: at which byte of a record each begins.
+        record_bytes: size of a record.
+    """
+
+    name: str
+    columns: Mapping[str, Column]
+    offsets: Mapping[str, int]
+    record_bytes: int
+
+    def view(self, content: npt.NDArray[np.uint8], key: str) -> npt.NDArray[Any]:
+        """Returns one column of consecutive records, of shape (records, *shape); no copy."""
+        column = self.columns[key]
+        inner = np.empty((), np.dtype((column.dtype, column.shape))).strides
+        return np.ndarray(
+            (len(content) // self.record_bytes, *column.shape),
+            column.dtype,
+            content,
+            self.offsets[key],
+            (self.record_bytes, *inner),
+        )
+
+
 def stored_columns(spec: BufferSpec) -> dict[str, Column]:
-    """Returns every column that has a file, by name."""
+    """Returns every column that is stored, by name."""
     return {**spec.by_name, BOUNDS.name: BOUNDS}
+
+
+def small_record(spec: BufferSpec) -> np.dtype[Any]:
+    """Returns the record of a frame's small columns, a field each; as C lays out a struct."""
+    small = [c for c in stored_columns(spec).values() if c.frame_bytes <= SMALL_BYTES]
+    small.sort(key=lambda column: (-column.dtype.alignment, column.name))  # no gaps but at the end
+    return np.dtype([(c.name, c.dtype, c.shape) for c in small], align=True)
+
+
+def frame_files(spec: BufferSpec) -> tuple[FrameFile, ...]:
+    """Returns the files that hold frames, each column in one of them."""
+    columns = stored_columns(spec)
+    record = small_record(spec)
+    fields: Mapping[str, Any] = record.fields or {}
+    small = FrameFile(
+        f"{COLUMNS}/{SMALL}",
+        {key: columns.pop(key) for key in fields},
+        {key: int(field[1]) for key, field in fields.items()},
+        record.itemsize,
+    )
+    large = (
+        FrameFile(f"{COLUMNS}/{key}", {key: column}, {key: 0}, column.frame_bytes)
+        for key, column in columns.items()
+    )
+    return (small, *large)
 
 
 def file_sizes(spec: BufferSpec) -> dict[str, int]:
     """Returns the size of every file of reserved space, by path below the buffer's directory."""
     rows = physical_rows(spec.capacity)
-    sizes = {
+    return {
         CURSOR: CURSOR_BYTES,
         EPISODES: episode_records(spec.capacity) * EPISODE_RECORD.itemsize,
         WRITERS: writer_records(spec.capacity) * EPISODE_RECORD.itemsize,
+        **{file.name: rows * file.record_bytes for file in frame_files(spec)},
     }
-    for name, column in stored_columns(spec).items():
-        sizes[f"{COLUMNS}/{name}"] = rows * column.frame_bytes
-    return sizes
-
-
-def column_rows(content: npt.NDArray[np.uint8], column: Column) -> npt.NDArray[Any]:
-    """Returns the bytes of a column's file as an array of shape (physical_rows, *shape)."""
-    return content.view(column.dtype).reshape(-1, *column.shape)
 
 
 def boot_id_of(cursor: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -4,6 +4,7 @@ Shared by the server's engine and by clients on the same machine, which map the 
 here writes to a ring; the write side is the engine's.
 """
 
+from replayring_proto.ring.columns import FrameColumns
 from replayring_proto.ring.counters import Counters
 from replayring_proto.ring.eligible import EligibleCount
 from replayring_proto.ring.live import Live
@@ -15,6 +16,7 @@ from replayring_proto.ring.uniform import NothingEligible, UniformSampler
 __all__ = [
     "Counters",
     "EligibleCount",
+    "FrameColumns",
     "Live",
     "MappedRing",
     "NothingEligible",

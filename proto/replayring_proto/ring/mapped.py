@@ -12,6 +12,7 @@ from pathlib import Path
 
 from replayring_proto import files, layout
 from replayring_proto.errors import NotFoundError, StorageError
+from replayring_proto.ring.columns import FrameColumns
 from replayring_proto.ring.counters import Counters
 from replayring_proto.ring.reader import RingReader
 
@@ -48,10 +49,7 @@ class MappedRing:
         # Over a network file system another machine may hold them, whose writes come late or never.
         if layout.boot_id_of(cursor).tobytes() != layout.machine_boot_id():
             raise StorageError(f"{folder} is not in use by a server of this machine")
-        columns = {
-            key: layout.column_rows(files.map_file(folder / layout.COLUMNS / key), column)
-            for key, column in layout.stored_columns(spec).items()
-        }
+        columns = FrameColumns(spec, lambda name: files.map_file(folder / name))
         self.reader = RingReader(spec, Counters(cursor), columns)
         self._cursor = os.open(folder / layout.CURSOR, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from replayring_proto.limits import ServerLimits, check_limit
 from replayring_proto.pack import PackLayout, TensorSpec
 from replayring_proto.query import View, Window
+from replayring_proto.ring.columns import Fetch
 from replayring_proto.spec import DTYPES, IS_PAD_SUFFIX, PRESETS, BufferSpec, Column
 
 _BOOL = DTYPES["bool"]
@@ -27,18 +28,20 @@ class WindowGroup:
         seconds: offsets in seconds, or None.
         frames: offsets in frames, or None.
         columns: the columns to gather.
+        fetch: how to fetch them.
     """
 
     seconds: npt.NDArray[np.float64] | None
     frames: npt.NDArray[np.int64] | None
     columns: tuple[Column, ...]
+    fetch: Fetch
 
 
 class Plan:
     """A view made ready for one spec. Thread-safe: only the layouts that are kept change.
 
     Attributes:
-        plain: columns gathered as they are.
+        plain: how to fetch the columns that are gathered as they are.
         groups: windows, grouped by equal offsets.
         tolerance_s: for windows in seconds.
     """
@@ -54,7 +57,8 @@ class Plan:
         windowed = {window.key for window in view.windows}
         keys = set(spec.by_name if view.keys is None else view.keys)
         keys.update(column.name for column in PRESETS)
-        self.plain = tuple(spec.by_name[key] for key in sorted(keys - windowed))
+        self._plain = tuple(spec.by_name[key] for key in sorted(keys - windowed))
+        self.plain = Fetch.of(spec, sorted(keys - windowed))
         self.groups = _group(spec, view.windows)
         self.tolerance_s = view.tolerance_s if view.tolerance_s is not None else spec.tolerance_s
         self._layouts: dict[int, PackLayout] = {}
@@ -99,7 +103,7 @@ class Plan:
         return nbytes
 
     def _tensors(self, batch: int) -> list[TensorSpec]:
-        tensors = [TensorSpec(c.name, c.dtype, (batch, *c.shape)) for c in self.plain]
+        tensors = [TensorSpec(c.name, c.dtype, (batch, *c.shape)) for c in self._plain]
         for group in self.groups:
             offsets = group.seconds if group.seconds is not None else group.frames
             shape = (batch, 0 if offsets is None else len(offsets))
@@ -118,6 +122,7 @@ def _group(spec: BufferSpec, windows: tuple[Window, ...]) -> tuple[WindowGroup, 
             None if seconds is None else np.array(seconds, np.float64),
             None if frames is None else np.array(frames, np.int64),
             tuple(columns),
+            Fetch.of(spec, (column.name for column in columns)),
         )
         for (seconds, frames), columns in groups.items()
     )

@@ -13,7 +13,7 @@ row numbers are taken modulo P, and complaints about windows wait until the chec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from replayring_proto import limits
 from replayring_proto.errors import OvertakenError, ToleranceError
 from replayring_proto.layout import BOUNDS, physical_rows
 from replayring_proto.pack import Pack, PackLayout, TensorSpec
+from replayring_proto.ring.columns import FrameColumns
 from replayring_proto.ring.counters import Counters
 from replayring_proto.ring.live import Indices, Live
 from replayring_proto.ring.plan import Plan, WindowGroup
@@ -42,11 +43,12 @@ class RingReader:
         columns: every stored column by name, each of shape (P, *shape).
     """
 
-    def __init__(self, spec: BufferSpec, counters: Counters, columns: Mapping[str, Array]) -> None:
+    def __init__(self, spec: BufferSpec, counters: Counters, columns: FrameColumns) -> None:
         self.spec = spec
         self.columns = columns
         self._counters = counters
         self._rows = physical_rows(spec.capacity)
+        self._ends = columns[BOUNDS.name][:, 1]
 
     @property
     def live(self) -> Live:
@@ -120,8 +122,7 @@ class RingReader:
         """Gathers once; also returns the oldest frame touched, and a complaint if any."""
         pack = Pack(plan.layout(len(index)))
         rows = index % self._rows
-        for column in plan.plain:
-            _take(self.columns[column.name], rows, pack.arrays[column.name])
+        self.columns.gather(plan.plain, rows, pack.arrays)
         oldest = int(index.min(initial=live.end))
         misses: ToleranceError | None = None
         if plan.groups:
@@ -143,9 +144,8 @@ class RingReader:
         return by_seconds(anchors, group.seconds, plan.tolerance_s, self._times_at)
 
     def _gather_window(self, group: WindowGroup, resolved: Resolved, pack: Pack) -> None:
-        rows = resolved.index % self._rows
+        self.columns.gather(group.fetch, resolved.index % self._rows, pack.arrays)
         for column in group.columns:
-            _take(self.columns[column.name], rows, pack.arrays[column.name])
             pack.arrays[column.name + IS_PAD_SUFFIX][...] = resolved.is_pad
 
     def _times_at(self, index: Indices) -> npt.NDArray[np.float64]:
@@ -153,12 +153,12 @@ class RingReader:
 
     def frames_after(self, index: Indices) -> Indices:
         """Returns how many frames follow each in its episode. Meaningful for whole rows only."""
-        ends: Indices = self.columns[BOUNDS.name][index % self._rows, 1]
+        ends: Indices = self._ends[index % self._rows]
         return ends - index - 1
 
     def ends_of(self, index: Indices) -> Indices | None:
         """Returns where the episode of each frame ends; None if writers overtook this read."""
-        ends: Indices = self.columns[BOUNDS.name][index % self._rows, 1]
+        ends: Indices = self._ends[index % self._rows]
         return ends if int(index.min()) >= self._oldest_whole else None
 
     def state(self) -> tuple[Live, int, int]:
@@ -214,11 +214,6 @@ class RingReader:
                 )
             yield piece.reshape(-1).view(np.uint8)
             start += count
-
-
-def _take(column: Array, rows: Indices, out: Array) -> None:
-    # mode="clip" lets numpy write into `out` directly; rows are in range by the modulo.
-    column.take(rows, 0, out, "clip")
 
 
 def _complaint(

@@ -19,7 +19,7 @@ from replayring_proto import layout
 from replayring_proto.episode import Arrays, check_episode
 from replayring_proto.errors import NotFoundError, SequenceReusedError
 from replayring_proto.messages import BufferInfo
-from replayring_proto.ring import RingReader
+from replayring_proto.ring import FrameColumns, RingReader
 from replayring_proto.spec import BufferSpec
 from replayring_server.engine import files
 from replayring_server.engine.cursor import Checkpoint, Cursor
@@ -106,10 +106,7 @@ class Buffer:
         self._folder = folder
         self._disk_bytes = sum(sizes.values())
         self._mapped = {file: files.map_file(folder / file, writable=True) for file in sizes}
-        columns = {
-            key: layout.column_rows(self._mapped[f"{layout.COLUMNS}/{key}"], column)
-            for key, column in layout.stored_columns(self.spec).items()
-        }
+        columns = FrameColumns(self.spec, self._mapped.__getitem__)
         self._cursor = Cursor(
             self._mapped[layout.CURSOR],
             self.spec.capacity,
