@@ -157,6 +157,11 @@ def frame_files(spec: BufferSpec) -> tuple[FrameFile, ...]:
     return (small, *large)
 
 
+def frame_file(spec: BufferSpec, key: str) -> FrameFile:
+    """Returns the file that holds a stored column."""
+    return next(file for file in frame_files(spec) if key in file.columns)
+
+
 def file_sizes(spec: BufferSpec) -> dict[str, int]:
     """Returns the size of every file of reserved space, by path below the buffer's directory."""
     rows = physical_rows(spec.capacity)

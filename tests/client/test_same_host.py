@@ -160,11 +160,11 @@ def other_machine(folder: Path) -> None:
 
 
 def short_column(folder: Path) -> None:
-    os.truncate(folder / layout.COLUMNS / "reward", 4096)
+    os.truncate(folder / layout.COLUMNS / layout.SMALL, 4096)
 
 
 def linked_column(folder: Path) -> None:
-    column = folder / layout.COLUMNS / "reward"
+    column = folder / layout.COLUMNS / layout.SMALL
     column.rename(folder / "aside")
     column.symlink_to(folder / "aside")
 

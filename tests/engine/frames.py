@@ -17,12 +17,15 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 def checked_spec(capacity: int, width: int = 32, fps: float | None = 10) -> BufferSpec:
-    """A spec of self-checking frames; `width` is the bytes of their widest column."""
+    """A spec of self-checking frames; `width` is the bytes of one column.
+
+    One column is large enough for a file of its own.
+    """
     return BufferSpec.from_data_spec(
         {
             "a.tag": {"shape": (), "dtype": "int64"},
             "b.bytes": {"shape": (width,), "dtype": "uint8"},
-            "c.words": {"shape": (4,), "dtype": "int32"},
+            "c.words": {"shape": (80,), "dtype": "int32"},
             "z.tag": {"shape": (), "dtype": "int64"},
         },
         capacity,
@@ -57,10 +60,10 @@ def assert_contiguous(arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
 
 def _values(spec: BufferSpec, tags: np.ndarray, frames: np.ndarray) -> Arrays:
     seed = tags * 7919 + frames * 104729
-    width = spec.column("b.bytes").shape[0]
+    width, words = spec.column("b.bytes").shape[0], spec.column("c.words").shape[0]
     return {
         "a.tag": tags.astype(np.int64),
         "b.bytes": ((seed[..., None] + np.arange(width)) % 251).astype(np.uint8),
-        "c.words": np.repeat(seed[..., None] % (1 << 30), 4, axis=-1).astype(np.int32),
+        "c.words": np.repeat(seed[..., None] % (1 << 30), words, axis=-1).astype(np.int32),
         "z.tag": tags.astype(np.int64),
     }

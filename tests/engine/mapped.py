@@ -11,7 +11,7 @@ import numpy as np
 
 from replayring_proto import layout
 from replayring_proto.query import SampleQuery
-from replayring_proto.ring import Counters, RingReader, UniformSampler
+from replayring_proto.ring import Counters, FrameColumns, RingReader, UniformSampler
 from replayring_proto.spec import BufferSpec
 from tests.engine.frames import assert_whole
 
@@ -23,10 +23,7 @@ def open_for_reading(folder: Path, spec: BufferSpec) -> RingReader:
         with path.open("rb") as file:
             return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
-    columns = {
-        name: mapped(folder / layout.COLUMNS / name).view(column.dtype).reshape(-1, *column.shape)
-        for name, column in layout.stored_columns(spec).items()
-    }
+    columns = FrameColumns(spec, lambda name: mapped(folder / name))
     return RingReader(spec, Counters(mapped(folder / layout.CURSOR)), columns)
 
 

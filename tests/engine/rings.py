@@ -9,7 +9,8 @@ import numpy as np
 
 from replayring_proto import layout
 from replayring_proto.query import View
-from replayring_proto.ring import Counters, Plan, RingReader
+from replayring_proto.ring import Counters, FrameColumns, Plan, RingReader
+from replayring_proto.ring.columns import Fetch
 from replayring_proto.spec import BufferSpec
 from replayring_server.engine.ring import RingWriter
 from tests.engine.frames import Arrays, assert_contiguous, assert_whole, checked_episode
@@ -32,10 +33,11 @@ class MemoryRing:
         self.rows = layout.physical_rows(spec.capacity)
         self.slack = self.rows - spec.capacity
         self.page = np.zeros(layout.CURSOR_BYTES, np.uint8)
-        self.columns = {
-            name: np.zeros((self.rows, *column.shape), column.dtype)
-            for name, column in layout.stored_columns(spec).items()
+        sizes = layout.file_sizes(spec)
+        self.files = {
+            file.name: np.zeros(sizes[file.name], np.uint8) for file in layout.frame_files(spec)
         }
+        self.columns = FrameColumns(spec, self.files.__getitem__)
         self.slices = slices
         self.on_write: Hook = lambda step: None
         self.on_read: Hook = lambda step: None
@@ -58,7 +60,7 @@ class MemoryRing:
     def reader(self) -> RingReader:
         """A new reader, which may belong to another process for all that it knows."""
         counters: Any = HookedCounters(self.page, lambda step: self.on_read(step))
-        columns: Any = HookedColumns(self.columns, lambda step: self.on_read(step))
+        columns = HookedColumns(self.columns, lambda step: self.on_read(step))
         return RingReader(self.spec, counters, columns)
 
     def append(self, frames: int, before_publish: Callable[[], None] | None = None) -> None:
@@ -107,22 +109,37 @@ class HookedColumn:
 
     def __setitem__(self, rows: slice, values: Any) -> None:
         target = self._column[rows]
-        flat = target.reshape(-1)
+        flat = target.flat
         # Slices of elements, not of rows: a row itself may be seen half-written.
         source = np.broadcast_to(values, target.shape).astype(target.dtype).reshape(-1)
-        for piece in np.array_split(np.arange(len(flat)), self._slices):
+        for piece in np.array_split(np.arange(len(source)), self._slices):
             if len(piece):
                 self._hook()
                 flat[piece[0] : piece[-1] + 1] = source[piece[0] : piece[-1] + 1]
 
 
-class HookedColumns(dict[str, Any]):
-    """Columns that call a hook before each time one of them is looked at."""
+class HookedColumns(FrameColumns):
+    """Columns that call a hook before each time one of them is looked at, or several together."""
 
-    def __init__(self, columns: dict[str, Any], hook: Hook) -> None:
-        super().__init__(columns)
+    def __init__(self, columns: FrameColumns, hook: Hook) -> None:
+        vars(self).update(vars(columns))
         self._hook = hook
 
     def __getitem__(self, name: str) -> Any:
         self._hook(name)
         return super().__getitem__(name)
+
+    def gather(self, fetch: Fetch, rows: Any, out: Any) -> None:
+        for names in (fetch.together, *((name,) for name in (*fetch.apart, *fetch.large))):
+            for name in names:
+                self._hook(name)
+            super().gather(_only(fetch, names), rows, out)
+
+
+def _only(fetch: Fetch, names: tuple[str, ...]) -> Fetch:
+    """Returns how to fetch a few of these columns."""
+    together, apart, large = (
+        tuple(name for name in part if name in names)
+        for part in (fetch.together, fetch.apart, fetch.large)
+    )
+    return Fetch(together, apart, large)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from replayring_proto.query import SampleQuery, View
-from replayring_proto.ring import Plan, RingReader, UniformSampler
+from replayring_proto.ring import FrameColumns, Plan, RingReader, UniformSampler
+from replayring_proto.ring.columns import Fetch
 from tests.engine.frames import checked_spec
 from tests.engine.rings import MemoryRing
 
@@ -20,7 +21,7 @@ BATCH = 64
 
 
 class CountedColumn(np.ndarray[Any, Any]):
-    """A column that counts the rows taken from it."""
+    """A column that counts the rows taken from it. A slice of it is one, too, and costs nothing."""
 
     counter: list[int]
 
@@ -30,14 +31,30 @@ class CountedColumn(np.ndarray[Any, Any]):
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         raise AssertionError(f"{function} on a whole column")
 
-    def take(self, rows: Any, *args: Any, **kwargs: Any) -> Any:
-        self.counter[0] += np.size(rows)
-        return self.view(np.ndarray).take(rows, *args, **kwargs)
-
     def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, tuple) and key[0] == slice(None):
+            return super().__getitem__(key)
         found = self.view(np.ndarray)[key]
         self.counter[0] += len(found) if np.ndim(found) else 1
         return found
+
+
+class CountedColumns(FrameColumns):
+    """Columns that count the rows taken from them, those that come in records once for each."""
+
+    def __init__(self, ring: MemoryRing) -> None:
+        super().__init__(ring.spec, ring.files.__getitem__)
+        self.counter = [0]
+
+    def __getitem__(self, key: str) -> Any:
+        column = super().__getitem__(key).view(CountedColumn)
+        column.counter = self.counter
+        return column
+
+    def gather(self, fetch: Fetch, rows: Any, out: Any) -> None:
+        keys = (*fetch.together, *fetch.apart, *fetch.large)
+        self.counter[0] += len(keys) * np.size(rows)
+        super().gather(fetch, rows, out)
 
 
 @cache
@@ -66,13 +83,9 @@ def full_ring(capacity: int) -> MemoryRing:
 def rows_touched(capacity: int, request: Callable[[RingReader], object]) -> int:
     """How many rows a request takes from all columns together."""
     ring = full_ring(capacity)
-    counter = [0]
-    columns = {}
-    for name, column in ring.columns.items():
-        columns[name] = column.view(CountedColumn)
-        columns[name].counter = counter
+    columns = CountedColumns(ring)
     request(RingReader(ring.spec, ring.counters, columns))
-    return counter[0]
+    return columns.counter[0]
 
 
 def sample(reader: RingReader) -> None:

@@ -98,7 +98,7 @@ PROOFS: dict[str, tuple[Proof, str]] = {
     "description before files": (deaths("creation"), "remains of a buffer"),
     "remove before rename": (deaths("deletion"), "a buffer cannot be opened"),
     "parameters in place": (deaths("publishing"), "damaged"),
-    "slot before data": (losses("interval"), "a torn row|of another"),
+    "slot before data": (losses("interval"), "a torn row|of another|stored twice"),
     "no reservation": (losses("interval"), "a torn row|of another"),
     "one slot without checksum": (losses("interval"), "neither durable slot|damaged|lost|row"),
     "acknowledge before sync": (losses("commit"), "frames that were durable are lost"),

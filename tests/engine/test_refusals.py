@@ -19,6 +19,7 @@ from replayring_proto.errors import NotFoundError, StorageError
 from replayring_server.engine import Store
 from tests.engine.folders import fingerprint
 from tests.engine.frames import checked_episode, checked_spec
+from tests.stored import SMALL
 
 SPEC = checked_spec(20)
 Damage = Callable[[Path], Any]
@@ -114,17 +115,17 @@ def from_other(*names: str) -> Damage:
     return damage
 
 
-FILES = ["cursor", "episodes", "writers", "columns/a.tag", "columns/_bounds", "columns/index"]
+FILES = ["cursor", "episodes", "writers", SMALL, "columns/c.words"]
 
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "an edited rate": (edit_meta('"fps": 10', '"fps": 20'), "not what was written"),
     "an edited durability": (edit_meta("interval", "none"), "not what was written"),
     "the cursor of another buffer": (from_other("cursor"), "of another buffer"),
-    "bounds of another buffer": (from_other("columns/_bounds"), "of an episode from 0 to 18"),
+    "columns of another buffer": (from_other(SMALL), "of an episode from 0 to 18"),
     "a head too low": (set_counters(0, 5, 7), "of an episode from 0 to 6"),
     "no description": (remove(layout.META), "buffer.json: No such file"),
     "no columns": (lambda folder: shutil.rmtree(folder / "columns"), "No such file"),
-    "an unknown format version": (change_meta(format=2), "format version 2"),
+    "an unknown format version": (change_meta(format=1), "format version 1"),
     "no format version": (write_meta(b"{}"), "not a replayring buffer"),
     "a description that is no JSON": (write_meta(b"\xff{"), "not a replayring buffer"),
     "an empty description": (write_meta(b""), "not a replayring buffer"),
@@ -146,6 +147,15 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
                 "more": {"shape": [], "dtype": "int8"},
             }
         ),
+        "the buffer's spec says",
+    ),
+    "a large column more": (
+        change_meta(
+            columns={
+                **{c.name: {"shape": c.shape, "dtype": c.dtype.name} for c in SPEC.columns},
+                "more": {"shape": [999], "dtype": "int8"},
+            }
+        ),
         "No such file",
     ),
     "a linked description": (link(layout.META), "symbolic link"),
@@ -160,7 +170,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "intent far ahead": (set_counters(0, 3, 1000), "cursor is damaged"),
     "a description that is a folder": (replace_by_folder(layout.META), "not a regular file"),
     "a description that is a pipe": (replace_by_pipe(layout.META), "not a regular file"),
-    "a column that is a pipe": (replace_by_pipe("columns/a.tag"), "not a regular file"),
+    "a column that is a pipe": (replace_by_pipe("columns/c.words"), "not a regular file"),
     **{f"{name} too short": (resize(name, -1), "the buffer's spec says") for name in FILES},
     **{f"{name} too long": (resize(name, 4096), "the buffer's spec says") for name in FILES},
     **{f"{name} missing": (remove(name), "No such file") for name in FILES},
@@ -226,21 +236,21 @@ def test_a_buffer_whose_folder_is_linked_is_refused(data_dir: Path) -> None:
 
 
 def test_a_refusal_names_the_file_and_the_remedy(data_dir: Path) -> None:
-    resize("columns/a.tag", 8)(data_dir / "bad")
+    resize("columns/c.words", 8)(data_dir / "bad")
     with Store(data_dir) as store, pytest.raises(StorageError) as refused:
         store.get("bad")
-    assert f"{data_dir}/bad/columns/a.tag has 680 bytes" in str(refused.value)
-    assert "672" in str(refused.value)
+    assert f"{data_dir}/bad/columns/c.words has 26,888 bytes" in str(refused.value)
+    assert "26,880" in str(refused.value)
     assert "Restore it, or delete the buffer" in str(refused.value)
 
 
 def test_a_refused_buffer_is_logged_and_served_again_once_repaired(
     data_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    resize("columns/a.tag", 8)(data_dir / "bad")
+    resize("columns/c.words", 8)(data_dir / "bad")
     Store(data_dir).close()
     assert "'bad' cannot be served" in caplog.text
-    resize("columns/a.tag", -8)(data_dir / "bad")
+    resize("columns/c.words", -8)(data_dir / "bad")
     with Store(data_dir) as store:
         assert store.get("bad").info().num_frames == 7
 

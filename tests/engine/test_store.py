@@ -227,14 +227,15 @@ def test_any_program_can_read_a_column_as_documented(store: Store) -> None:
     buffer, _ = store.create("a", SPEC)
     episode = checked_episode(SPEC, 5, 12)
     buffer.append(episode)
-    column = SPEC.column("b.bytes")
-    mapped = np.memmap(
-        store.data_dir / "a" / "columns" / "b.bytes",
-        column.dtype,
-        "r",
-        shape=(buffer.info().physical_rows, *column.shape),
-    )
-    np.testing.assert_array_equal(mapped[:12], episode["b.bytes"])
+    columns = store.data_dir / "a" / "columns"
+    column = SPEC.column("c.words")
+    shape = (buffer.info().physical_rows, *column.shape)
+    words = np.memmap(columns / "c.words", column.dtype, "r", shape=shape)
+    np.testing.assert_array_equal(words[:12], episode["c.words"])
+    small = np.memmap(columns / "_small", layout.small_record(SPEC), "r")
+    assert len(small) == len(words)
+    for key in ("a.tag", "b.bytes", "z.tag"):
+        np.testing.assert_array_equal(small[key][:12], episode[key])
 
 
 # Reopening
@@ -376,7 +377,7 @@ def test_a_death_while_creating_leaves_no_buffer(
     class Died(BaseException):
         pass
 
-    for deadly in range(12):
+    for deadly in range(8):
         steps = 0
 
         def step(*args: object, real: object, deadly: int = deadly) -> object:
@@ -417,7 +418,7 @@ def test_a_buffer_made_for_lack_of_descriptors_in_vain_is_served_after_the_next_
 ) -> None:
     """Each mapped file holds one. Until then the buffer is refused with the reason, and kept."""
     with Store(tmp_path) as store:
-        with few_descriptors(6):
+        with few_descriptors(4):
             for _ in range(2):
                 with pytest.raises(StorageError, match="Too many open files"):
                     store.create("a", SPEC)
@@ -434,7 +435,7 @@ def test_opening_with_too_few_descriptors_refuses_the_buffers_that_do_not_fit(
         for name in ("a", "b"):
             store.create(name, SPEC)
     files_of_one = len(layout.file_sizes(SPEC))
-    with few_descriptors(files_of_one + 6), Store(tmp_path) as store:
+    with few_descriptors(files_of_one + 4), Store(tmp_path) as store:
         assert store.names() == ["a"]
         with pytest.raises(StorageError, match="Too many open files"):
             store.get("b")

@@ -136,7 +136,7 @@ def test_a_deleted_buffer_is_not_synced_and_its_missing_files_are_no_failure(
 
 
 @pytest.mark.usefixtures("quiet_syncer")
-@pytest.mark.parametrize("name", ["a.tag", "episodes", layout.CURSOR])
+@pytest.mark.parametrize("name", ["c.words", layout.SMALL, "episodes", layout.CURSOR])
 def test_after_an_error_of_the_disk_nothing_is_acknowledged_any_more(
     tmp_path: Path, disk: Disk, name: str
 ) -> None:

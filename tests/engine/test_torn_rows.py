@@ -15,7 +15,6 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +66,7 @@ def read_windows(reader: RingReader, rng: random.Random) -> None:
     around = {name: arrays[name] for name in ("a.tag", "frame_index", "b.bytes")}
     around["z.tag"] = arrays["a.tag"]
     seed = around["a.tag"] * 7919 + around["frame_index"] * 104729
-    around["c.words"] = np.repeat(seed[..., None] % (1 << 30), 4, axis=-1).astype(np.int32)
+    around["c.words"] = np.repeat(seed[..., None] % (1 << 30), 80, axis=-1).astype(np.int32)
     assert_whole(reader.spec, around)
     tags = arrays["a.tag"][:, 1]
     assert (arrays["a.tag"] == tags[:, None]).all(), "a window of two episodes"
@@ -212,7 +211,7 @@ def overtaken_once(reader: RingReader) -> RingReader:
     Left to chance, a machine may for minutes never let the writer overtake: that is what the slack
     is for.
     """
-    due = ["b.bytes"]
+    due = ["c.words"]  # the small columns have been read by then
 
     def stand_still(name: str) -> None:
         if name in due:
@@ -221,7 +220,7 @@ def overtaken_once(reader: RingReader) -> RingReader:
             while reader.live.end < goal:
                 os.sched_yield()
 
-    columns: Any = HookedColumns(reader.columns, stand_still)
+    columns = HookedColumns(reader.columns, stand_still)
     return RingReader(reader.spec, reader._counters, columns)
 
 

@@ -12,12 +12,13 @@ import numpy as np
 from replayring_proto import layout
 from replayring_proto.spec import BufferSpec
 from tests.engine.frames import checked_episode
+from tests.stored import stored_column
 
 SPEC = BufferSpec.from_data_spec(
     {
         "a.tag": {"shape": (), "dtype": "int64"},
         "b.bytes": {"shape": (8,), "dtype": "uint8"},
-        "c.words": {"shape": (4,), "dtype": "int32"},
+        "c.words": {"shape": (80,), "dtype": "int32"},
         "done": {"shape": (), "dtype": "bool"},
         "z.tag": {"shape": (), "dtype": "int64"},
     },
@@ -53,15 +54,11 @@ def swap(one: str, other: str) -> Spoil:
 
 def set_rows(name: str, index: int, value: Any, count: int = 1) -> Spoil:
     """Changes rows of a column of "ring", from the one of the frame `index`."""
-    column = layout.stored_columns(SPEC)[name]
-    rows = layout.physical_rows(SPEC.capacity)
 
     def spoil(data_dir: Path) -> None:
-        path = data_dir / "ring" / layout.COLUMNS / name
-        dtype = np.dtype(np.uint8) if column.dtype == np.bool_ else column.dtype
-        mapped = np.memmap(path, dtype, "r+", shape=(rows, *column.shape))
-        mapped[np.arange(index, index + count) % rows] = value
-        mapped.flush()
+        column = stored_column(data_dir / "ring", SPEC, name)
+        raw = column.view(np.uint8) if column.dtype == np.bool_ else column
+        raw[np.arange(index, index + count) % len(raw)] = value
 
     return spoil
 

@@ -15,7 +15,7 @@ from replayring_proto.errors import NotFoundError
 from replayring_server.engine import Origin, Store
 from replayring_server.inspection import describe
 from replayring_server.inspection.overview import LastEpisode
-from replayring_server.inspection.reading import ColumnFile
+from replayring_server.inspection.reading import FrameReader
 from tests.engine.folders import fingerprint
 from tests.engine.lives import die
 from tests.inspection.spoiling import SPEC, episode, set_counters, truncate
@@ -36,7 +36,7 @@ def test_a_closed_directory_is_described_as_a_server_would_find_it(data_dir: Pat
             assert state.disk_bytes == info.disk_bytes
     other, ring = found.buffers
     assert (other.name, ring.name) == ("other", "ring")
-    assert ring.columns["c.words"] == "int32 (4,)"
+    assert ring.columns["c.words"] == "int32 (80,)"
     assert (ring.synced_index, ring.given_up, ring.num_writers) == (160, 0, 3)
     assert ring.last_writers == [
         LastEpisode("ring-1", 40, 39),
@@ -59,7 +59,7 @@ def test_the_text_says_what_matters(data_dir: Path) -> None:
         "  episodes    14; the next is number 40",
         "  durability  interval; 160 frames ever are on the disk",
         "  fps         10.0",
-        "  column      c.words: int32 (4,)",
+        "  column      c.words: int32 (80,)",
         "    ring-1: episode 39, sequence 40",
         "parameters policy: version 1, 1 tensors, ",
     ):
@@ -124,19 +124,19 @@ def overtaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
     As often as the list says that is in the fixture: [times].
     """
     times = [1]
-    real = ColumnFile.read
+    real = FrameReader.read
     with Store(tmp_path) as store:
         buffer, _ = store.create("a", SPEC)
         buffer.append(episode(1, 1))
 
-        def read(column: ColumnFile, start: int, end: int) -> Any:
+        def read(reader: FrameReader, start: int, end: int) -> Any:
             if times[0]:
                 times[0] -= 1
                 for _ in range(200):  # each episode has one frame, and so the number of that
                     buffer.append(episode(1, 1))
-            return real(column, start, end)
+            return real(reader, start, end)
 
-        monkeypatch.setattr(ColumnFile, "read", read)
+        monkeypatch.setattr(FrameReader, "read", read)
         yield times
 
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from replayring_proto import layout
 from replayring_proto.errors import StorageError
-from replayring_proto.spec import DTYPES, DURABILITIES, PRESET_NAMES, BufferSpec
+from replayring_proto.spec import DTYPES, DURABILITIES, BufferSpec
 
 SPEC = BufferSpec.from_data_spec(
     {
         "state": {"shape": (3,), "dtype": "float32"},
-        "image": {"shape": (8, 8, 3), "dtype": "uint8"},
+        "image": {"shape": (10, 10, 3), "dtype": "uint8"},
         "done": {"shape": (), "dtype": "bool"},
     },
     1000,
@@ -47,11 +47,8 @@ def test_every_file_of_a_buffer_has_its_exact_size() -> None:
         "cursor": layout.CURSOR_BYTES,
         "episodes": rows * 128,
         "writers": rows * 128,
-        "columns/state": rows * 12,
-        "columns/image": rows * 192,
-        "columns/done": rows,
-        **{f"columns/{name}": rows * 8 for name in PRESET_NAMES},
-        "columns/_bounds": rows * 16,
+        "columns/image": rows * 300,
+        "columns/_small": rows * (16 + 4 * 8 + 12 + 1 + 3),
     }
 
 
@@ -107,7 +104,7 @@ def changed(**fields: Any) -> bytes:
 
 
 def test_another_format_version_is_refused_and_named() -> None:
-    with pytest.raises(StorageError, match=r"here has format version 99; .* reads 1"):
+    with pytest.raises(StorageError, match=r"here has format version 99; .* reads 2"):
         layout.decode_meta(changed(format=99), "here")
 
 
@@ -181,3 +178,58 @@ def test_any_program_can_find_a_row() -> None:
     column = SPEC.column("image")
     shape = (layout.physical_rows(SPEC.capacity), *column.shape)
     assert np.zeros(shape, column.dtype).nbytes == layout.file_sizes(SPEC)["columns/image"]
+
+
+columns_of_any_size = st.dictionaries(
+    st.text("abc.", min_size=1, max_size=3).filter(lambda name: name[0] != "."),
+    st.fixed_dictionaries(
+        {
+            "dtype": st.sampled_from(list(DTYPES)),
+            "shape": st.lists(st.integers(1, 20), max_size=3),
+        }
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(columns_of_any_size)
+def test_each_column_lies_in_one_file_and_apart_from_all_others(data_spec: dict[str, Any]) -> None:
+    """What is written to one is read from it again, and from no other."""
+    spec = BufferSpec.from_data_spec(data_spec, 1)
+    columns = layout.stored_columns(spec)
+    files = layout.frame_files(spec)
+    assert sorted(key for file in files for key in file.columns) == sorted(columns)
+    content = {file.name: np.zeros(3 * file.record_bytes, np.uint8) for file in files}
+    views = {key: file.view(content[file.name], key) for file in files for key in file.columns}
+    written = {}
+    for number, (key, view) in enumerate(views.items()):
+        assert (view.shape, view.dtype) == ((3, *columns[key].shape), columns[key].dtype)
+        assert view.flags.aligned
+        view[...] = written[key] = np.full(view.shape, number % 2, view.dtype)
+        written[key][1] = view[1] = 1
+    for key, view in views.items():
+        np.testing.assert_array_equal(view, written[key])
+
+
+def test_what_is_small_is_a_matter_of_bytes() -> None:
+    spec = BufferSpec.from_data_spec(
+        {
+            "at-most": {"shape": (layout.SMALL_BYTES // 8,), "dtype": "float64"},
+            "too-much": {"shape": (layout.SMALL_BYTES + 1,), "dtype": "uint8"},
+        },
+        100,
+    )
+    assert layout.frame_file(spec, "at-most").name == "columns/_small"
+    assert layout.frame_file(spec, "too-much").name == "columns/too-much"
+    assert [file.name for file in layout.frame_files(spec)] == [
+        "columns/_small",
+        "columns/too-much",
+    ]
+
+
+def test_small_columns_leave_no_gap_but_at_the_end() -> None:
+    """Whose dtypes need the largest alignment come first."""
+    record = layout.small_record(SPEC)
+    used = sum(layout.stored_columns(SPEC)[name].frame_bytes for name in record.names or ())
+    assert 0 <= record.itemsize - used < 8

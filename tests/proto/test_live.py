@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replayring_proto import layout
 from replayring_proto.errors import FrameNotFoundError
 from replayring_proto.layout import physical_rows
-from replayring_proto.ring import Counters, Live, RingReader
+from replayring_proto.ring import Counters, FrameColumns, Live, RingReader
 from replayring_proto.spec import BufferSpec
 
 
@@ -88,7 +89,8 @@ def test_a_window_looked_at_while_it_moves_is_never_upside_down() -> None:
     """
     spec = BufferSpec.from_data_spec({"a": {"shape": (), "dtype": "int8"}}, 1000)
     counters: Any = MovingCounters(spec.capacity)
-    reader = RingReader(spec, counters, {})
+    columns = FrameColumns(spec, lambda name: np.zeros(layout.file_sizes(spec)[name], np.uint8))
+    reader = RingReader(spec, counters, columns)
     for _ in range(10):
         live = reader.live
         assert 0 <= len(live) <= spec.capacity

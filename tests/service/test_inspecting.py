@@ -64,7 +64,7 @@ def test_a_server_that_was_stopped_or_killed_left_no_damage(
 
 def test_damage_is_an_exit_code_of_its_own(server: ServerProcess) -> None:
     server.stop()
-    column = server.data_dir / "b" / "columns" / "position"
+    column = server.data_dir / "b" / "columns" / "_small"
     content = bytearray(column.read_bytes())
     content[5] ^= 1
     column.write_bytes(content)
@@ -80,7 +80,7 @@ def test_damage_is_an_exit_code_of_its_own(server: ServerProcess) -> None:
     assert json.loads(out)["unreadable"].keys() == {"buffer b"}
     code, out, _ = replayring("verify", "--json", server.data_dir)
     assert code == 1
-    assert json.loads(out)["findings"][0]["where"] == "b/columns/position"
+    assert json.loads(out)["findings"][0]["where"] == "b/columns/_small"
 
 
 @pytest.mark.parametrize("command", ["verify", "info"])

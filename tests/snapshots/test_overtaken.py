@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from replayring_server.engine import Origin, Store
-from replayring_server.inspection.reading import ColumnFile
+from replayring_server.inspection import reading
+from replayring_server.inspection.reading import FrameReader
 from replayring_server.snapshots import copying, parts, restore, snapshot
 from tests.snapshots.comparing import check_cut
 from tests.snapshots.conftest import episode
@@ -24,15 +25,23 @@ class Writer:
         self._frames = itertools.chain(frames, itertools.repeat(frames[-1]))
         self._tags = itertools.count(1000)
         self.reads: list[int] = []
-        real = ColumnFile.read_into
+        self._due = False
+        read, read_file = FrameReader.read_into, reading._Records.read_into
 
-        def read_into(column: ColumnFile, first: int, frames: Any) -> None:
-            if column._path.name == "c.words" and len(frames) > parts.TAIL_FRAMES:
-                self.append(next(self._frames))
+        def watch(reader: FrameReader, first: int, arrays: Any) -> None:
+            if len(next(iter(arrays.values()))) > parts.TAIL_FRAMES:
+                self._due = True
                 self.reads.append(first)
-            real(column, first, frames)
+            read(reader, first, arrays)
 
-        monkeypatch.setattr(ColumnFile, "read_into", read_into)
+        def interrupt(file: Any, row: int, arrays: Any) -> None:
+            if "c.words" in arrays and self._due:
+                self._due = False
+                self.append(next(self._frames))
+            read_file(file, row, arrays)
+
+        monkeypatch.setattr(FrameReader, "read_into", watch)
+        monkeypatch.setattr(reading._Records, "read_into", interrupt)
 
     def append(self, frames: int) -> None:
         while frames > 0:

@@ -193,7 +193,7 @@ def test_one_that_cannot_be_taken_keeps_no_other_from_it(store: Store, tmp_path:
     to = str(tmp_path / "to")
     snapshot(store.data_dir, to)
     shutil.copytree(store.data_dir / "ring", store.data_dir / "second")
-    (store.data_dir / "ring" / "columns" / "a.tag").unlink()
+    (store.data_dir / "ring" / "columns" / "c.words").unlink()
     (store.data_dir / ".parameters" / "policy").write_bytes(b"none")
     taken = snapshot(store.data_dir, to)
     assert [one.name for one in taken.buffers] == ["empty", "second"]

@@ -1,7 +1,7 @@
 """A ring's columns as arrays, and gathering frames from them: small columns all at once.
 
 Where a column lies is `layout`'s to say. A frame's small columns lie side by side in one record, so
-that fetching the record fetches them all; they are told apart in the cache, where that costs little.
+that fetching the record fetches them all; they are told apart in the cache, where it costs little.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ Reads the columns that say so in slices, and never more than that at once.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from replayring_proto import layout
 from replayring_proto.ring import Live
 from replayring_proto.spec import EPISODE_INDEX, INDEX, TIMESTAMP, BufferSpec
-from replayring_server.inspection.reading import ColumnFile
+from replayring_server.inspection.reading import FrameReader
 from replayring_server.inspection.report import Finding
 
 Array = npt.NDArray[Any]
@@ -76,13 +75,6 @@ class Tally:
             self.count += int(bad.sum())
 
 
-def open_column(folder: Path, spec: BufferSpec, name: str) -> ColumnFile:
-    """Opens one of a buffer's columns by name."""
-    column = layout.stored_columns(spec)[name]
-    path = folder / layout.COLUMNS / name
-    return ColumnFile(path, column, layout.physical_rows(spec.capacity))
-
-
 def check_frames(
     folder: Path, where: Path, spec: BufferSpec, live: Live, episodes: Episodes
 ) -> Iterator[Finding]:
@@ -96,20 +88,18 @@ def check_frames(
         episodes: gets the episodes that were found.
     """
     tallies = {name: Tally() for name in _CHECKED}
-    with ExitStack() as stack:
-        columns = {name: stack.enter_context(open_column(folder, spec, name)) for name in _CHECKED}
+    with FrameReader(folder, spec, _CHECKED) as reader:
         for start in range(live.start, live.end, SLICE):
             # With the frame before, so that every step from one to the next is seen once.
             begin, end = max(start - 1, live.start), min(start + SLICE, live.end)
-            values = {name: column.read(begin, end) for name, column in columns.items()}
+            values = reader.read(begin, end)
             for name, bad in _broken_rules(begin, live.end, values).items():
                 tallies[name].add(start, bad[start - begin :])
             episodes.add(_episodes_in(begin, start, values))
-    for column in (c for c in spec.columns if c.dtype == np.bool_):
-        tallies[column.name] = _count_odd_bools(folder, spec, column.name, live)
+    tallies.update(_count_odd_bools(folder, spec, live))
     for name, tally in tallies.items():
         if tally.count:
-            yield _finding(where, name, tally)
+            yield _finding(where / layout.frame_file(spec, name).name, name, tally)
 
 
 def _broken_rules(begin: int, head: int, values: dict[str, Array]) -> dict[str, Mask]:
@@ -143,13 +133,15 @@ def _episodes_in(begin: int, start: int, values: dict[str, Array]) -> Array:
     return rows
 
 
-def _count_odd_bools(folder: Path, spec: BufferSpec, name: str, live: Live) -> Tally:
-    tally = Tally()
-    with open_column(folder, spec, name) as column:
-        for first, piece in column.pieces(live.start, live.end):
-            odd: Mask = piece.view(np.uint8).reshape(len(piece), -1).max(axis=1) > 1
-            tally.add(first, odd)
-    return tally
+def _count_odd_bools(folder: Path, spec: BufferSpec, live: Live) -> dict[str, Tally]:
+    tallies = {column.name: Tally() for column in spec.columns if column.dtype == np.bool_}
+    if tallies:
+        with FrameReader(folder, spec, tallies) as reader:
+            for first, piece in reader.pieces(live.start, live.end):
+                for name, values in piece.items():
+                    odd: Mask = values.view(np.uint8).reshape(len(values), -1).max(axis=1) > 1
+                    tallies[name].add(first, odd)
+    return tallies
 
 
 def _finding(where: Path, name: str, tally: Tally) -> Finding:
@@ -158,8 +150,8 @@ def _finding(where: Path, name: str, tally: Tally) -> Finding:
         ("hold bytes other than 0 and 1, which are no bools", "numpy and torch misread them"),
     )
     return Finding(
-        str(where / layout.COLUMNS / name),
-        f"{tally.count:,} frames, the first at index {tally.first:,}, {what}",
+        str(where),
+        f"column {name!r}: {tally.count:,} frames, the first at index {tally.first:,}, {what}",
         means,
         _RESTORE,
     )

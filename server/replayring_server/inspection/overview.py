@@ -17,8 +17,7 @@ from replayring_server.engine.lock import holder_of
 from replayring_server.engine.parameter_files import outline
 from replayring_server.engine.records import Record
 from replayring_server.inspection.directory import check_data_dir
-from replayring_server.inspection.frames import open_column
-from replayring_server.inspection.reading import read_file
+from replayring_server.inspection.reading import FrameReader, read_file
 from replayring_server.inspection.standing import read_ends
 
 _SHOWN_WRITERS = 5
@@ -200,7 +199,7 @@ def _buffer(folder: Path) -> BufferState:
     sizes = layout.file_sizes(spec)
     files.check_sizes(folder, sizes)
     page = files.map_file(folder / layout.CURSOR)
-    with open_column(folder, spec, EPISODE_INDEX) as episodes:
+    with FrameReader(folder, spec, (EPISODE_INDEX,)) as episodes:
         standing, first, last = read_ends(page, episodes, spec.capacity)
     records = _last_episodes(folder, last + 1)
     return BufferState(

@@ -15,8 +15,8 @@ from replayring_proto import layout
 from replayring_proto.ring import Live
 from replayring_proto.spec import FRAME_INDEX, TIMESTAMP, BufferSpec
 from replayring_server.engine.records import Record
-from replayring_server.inspection.frames import Episodes, open_column
-from replayring_server.inspection.reading import Array, ColumnFile, read_file
+from replayring_server.inspection.frames import Episodes
+from replayring_server.inspection.reading import Array, FrameReader, read_file
 from replayring_server.inspection.report import Finding
 
 _TWICE = "a retry of such an episode is not recognised, and would be stored twice"
@@ -226,7 +226,7 @@ def check_contents(
     wrong = []
     with ExitStack() as stack:
         columns = {
-            name: stack.enter_context(open_column(folder, spec, name))
+            name: stack.enter_context(FrameReader(folder, spec, (name,)))
             for name in (*names, FRAME_INDEX, TIMESTAMP)
         }
         for record in records:
@@ -249,7 +249,7 @@ def check_contents(
 
 
 def _is_what_came(
-    columns: Mapping[str, ColumnFile],
+    columns: Mapping[str, FrameReader],
     names: Sequence[str],
     given: Sequence[str],
     spec: BufferSpec,
@@ -263,19 +263,19 @@ def _is_what_came(
             for first, piece in columns[name].pieces(
                 record.index, record.index + record.num_frames
             ):
-                count = np.arange(first, first + len(piece)) - record.index
-                if not np.array_equal(piece, count / rate):
+                count = np.arange(first, first + len(piece[name])) - record.index
+                if not np.array_equal(piece[name], count / rate):
                     return False
     return True
 
 
-def _hash(columns: Mapping[str, ColumnFile], names: Sequence[str], record: Record) -> bytes:
+def _hash(columns: Mapping[str, FrameReader], names: Sequence[str], record: Record) -> bytes:
     """As `engine.buffer.hash_arrays`, of what lies on the disk."""
     digest = xxhash.xxh3_128()
     for name in names:
         digest.update(name.encode())
         for _, piece in columns[name].pieces(record.index, record.index + record.num_frames):
-            digest.update(_bytes(piece))
+            digest.update(_bytes(piece[name]))
     return digest.digest()
 
 

@@ -12,9 +12,10 @@ import numpy.typing as npt
 from replayring_proto import layout
 from replayring_proto.errors import OvertakenError, StorageError
 from replayring_proto.ring import Counters, Live
+from replayring_proto.spec import EPISODE_INDEX
 from replayring_server.engine.cursor import Checkpoint, read_slots
 from replayring_server.engine.ring import check_counters
-from replayring_server.inspection.reading import ColumnFile
+from replayring_server.inspection.reading import FrameReader
 from replayring_server.inspection.report import Finding
 
 _ATTEMPTS = 1000
@@ -67,7 +68,7 @@ class Standing:
 
 
 def read_ends(
-    page: npt.NDArray[np.uint8], episodes: ColumnFile, capacity: int
+    page: npt.NDArray[np.uint8], episodes: FrameReader, capacity: int
 ) -> tuple[Standing, int, int]:
     """Returns where a ring stands, and the numbers of its first and last episode.
 
@@ -76,7 +77,7 @@ def read_ends(
 
     Args:
         page: the mapped cursor file.
-        episodes: the column `episode_index`.
+        episodes: reads the column `episode_index`.
         capacity: of the ring.
 
     Raises:
@@ -92,7 +93,8 @@ def read_ends(
         if not len(live):
             return standing, 0, standing.durable.episodes - 1
         first, last = (
-            int(episodes.read(index, index + 1)[0]) for index in (live.start, live.end - 1)
+            int(episodes.read(index, index + 1)[EPISODE_INDEX][0])
+            for index in (live.start, live.end - 1)
         )
         if standing.restored or live.start >= Counters(page).intent - rows:
             return standing, first, last

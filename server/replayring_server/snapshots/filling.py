@@ -31,9 +31,9 @@ def fill(place: Place, entry: BufferEntry, progress: Progress, folder: Path) -> 
     Raises:
         StorageError: the snapshot is damaged.
     """
-    with _Columns(folder, entry) as columns:
+    with _Frames(folder, entry) as frames:
         for part, arrays in _read_ahead(place, entry):
-            columns.write(max(part.first, entry.oldest), arrays)
+            frames.write(max(part.first, entry.oldest), arrays)
             progress.advance(part.nbytes(entry.spec))
     _fill_records(place, entry, folder)
     return Checkpoint(0, entry.head, entry.oldest, entry.episodes, entry.head)
@@ -76,37 +76,47 @@ def _fill_records(place: Place, entry: BufferEntry, folder: Path) -> None:
         files.sync_file(folder / name)
 
 
-class _Columns:
-    """A new buffer's column files, written through `pwrite`. A context manager, which syncs."""
+class _Frames:
+    """A new buffer's files of frames, written through `pwrite`. A context manager, which syncs."""
 
     def __init__(self, folder: Path, entry: BufferEntry) -> None:
         self._rows = layout.physical_rows(entry.spec.capacity)
-        self._folder = folder / layout.COLUMNS
-        self._columns = layout.stored_columns(entry.spec)
+        self._folder = folder
+        self._files = layout.frame_files(entry.spec)
 
     def write(self, first: int, arrays: Mapping[str, Array]) -> None:
         """Writes frames to their rows, from the one of the frame `first` on."""
-        for name, values in arrays.items():
-            size = self._columns[name].frame_bytes
-            content = values.reshape(-1).view(np.uint8).data
-            row = first % self._rows
-            until_end = min(len(values), self._rows - row) * size
-            _write_at(self._files[name], row * size, content[:until_end])
-            _write_at(self._files[name], 0, content[until_end:])
+        row = first % self._rows
+        for file, fd in zip(self._files, self._fds, strict=True):
+            content = _records(file, arrays)
+            until_end = (self._rows - row) * file.record_bytes
+            _write_at(fd, row * file.record_bytes, content[:until_end])
+            _write_at(fd, 0, content[until_end:])
 
-    def __enter__(self) -> _Columns:
+    def __enter__(self) -> _Frames:
         with ExitStack() as opening:
-            self._files: dict[str, int] = {}
-            for name in self._columns:
-                self._files[name] = files.open_file(self._folder / name, os.O_RDWR)
-                opening.callback(os.close, self._files[name])
+            self._fds: list[int] = []
+            for file in self._files:
+                self._fds.append(files.open_file(self._folder / file.name, os.O_RDWR))
+                opening.callback(os.close, self._fds[-1])
             self._closing = opening.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._closing:
-            for fd in self._files.values() if kind is None else ():
+            for fd in self._fds if kind is None else ():
                 os.fsync(fd)
+
+
+def _records(file: layout.FrameFile, arrays: Mapping[str, Array]) -> memoryview:
+    """Returns some frames as a file has them."""
+    first, *others = (arrays[key] for key in file.columns)
+    if not others:
+        return first.reshape(-1).view(np.uint8).data
+    content = np.zeros(len(first) * file.record_bytes, np.uint8)
+    for key in file.columns:
+        file.view(content, key)[...] = arrays[key]
+    return content.data
 
 
 def _write_at(fd: int, offset: int, content: memoryview) -> None:

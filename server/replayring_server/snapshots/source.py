@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,9 @@ import numpy.typing as npt
 from replayring_proto import layout
 from replayring_proto.errors import OvertakenError, StorageError
 from replayring_proto.ring import Counters, Live
-from replayring_proto.spec import EPISODE_INDEX
 from replayring_server.engine import files
 from replayring_server.engine.records import Record
-from replayring_server.inspection.frames import open_column
+from replayring_server.inspection.reading import FrameReader
 from replayring_server.inspection.standing import Standing, read_ends
 
 Array = npt.NDArray[Any]
@@ -75,12 +73,7 @@ class Source:
         self._page = files.map_file(folder / layout.CURSOR)
         self._log = files.map_file(folder / layout.EPISODES)
         self._writers = files.map_file(folder / layout.WRITERS)
-        with ExitStack() as opening:
-            self._columns = {
-                name: opening.enter_context(open_column(folder, self.spec, name))
-                for name in layout.stored_columns(self.spec)
-            }
-            self._closing = opening.pop_all()
+        self._frames = FrameReader(folder, self.spec, layout.stored_columns(self.spec))
 
     def cut(self) -> Cut:
         """Returns how the buffer stands at a moment after this was called.
@@ -111,8 +104,7 @@ class Source:
         Raises:
             StorageError: the disk cannot read them.
         """
-        for name, column in self._columns.items():
-            column.read_into(first, arrays[name])
+        self._frames.read_into(first, arrays)
         # Nothing is overwritten before a server has opened the files in this life of the machine.
         if layout.boot_id_of(self._page).tobytes() != layout.machine_boot_id():
             return first
@@ -120,14 +112,14 @@ class Source:
 
     def _ends(self) -> tuple[Standing, int]:
         """Returns where the ring stands, and the number of the last episode."""
-        standing, _, last = read_ends(self._page, self._columns[EPISODE_INDEX], self.spec.capacity)
+        standing, _, last = read_ends(self._page, self._frames, self.spec.capacity)
         return standing, last
 
     def __enter__(self) -> Source:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closing.close()
+        self._frames.close()
 
 
 def _published(content: npt.NDArray[np.uint8], next_episode: int) -> list[Record]:
