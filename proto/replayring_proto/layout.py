@@ -49,7 +49,7 @@ COLUMNS = "columns"
 SMALL = "_small"  # no column's name, as it begins with "_"
 
 SMALL_BYTES = 256
-"""What a frame of a small column has at most: as much as processors fetch in one go, about."""
+"""What a frame of a small column has at most; a larger one fills cache lines enough of its own."""
 
 BOUNDS = Column("_bounds", DTYPES["int64"], (2,))
 """First `index` of a frame's episode, and the one after its last."""
@@ -143,11 +143,12 @@ def frame_files(spec: BufferSpec) -> tuple[FrameFile, ...]:
     """Returns the files that hold frames, each column in one of them."""
     columns = stored_columns(spec)
     record = small_record(spec)
+    names = record.names or ()
     fields: Mapping[str, Any] = record.fields or {}
     small = FrameFile(
         f"{COLUMNS}/{SMALL}",
-        {key: columns.pop(key) for key in fields},
-        {key: int(field[1]) for key, field in fields.items()},
+        {key: columns.pop(key) for key in names},
+        {key: int(fields[key][1]) for key in names},
         record.itemsize,
     )
     large = (
