@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from replayring_proto.messages import spec_from_message
 from tests.service.frames import SPEC, episode
+from tests.stored import SMALL, stored_column
 from tests.support import ServerProcess
 from tests.wire import Wire
 
@@ -64,16 +66,13 @@ def test_a_server_that_was_stopped_or_killed_left_no_damage(
 
 def test_damage_is_an_exit_code_of_its_own(server: ServerProcess) -> None:
     server.stop()
-    column = server.data_dir / "b" / "columns" / "_small"
-    content = bytearray(column.read_bytes())
-    content[5] ^= 1
-    column.write_bytes(content)
+    stored_column(server.data_dir / "b", spec_from_message(SPEC), "position")[1] += 1
     code, out, _ = replayring("verify", server.data_dir)
     assert code == 1
     assert "DAMAGE    b/columns: 1 of 2 whole episodes" in out
     assert replayring("verify", "--quick", server.data_dir)[0] == 0
     assert replayring("info", server.data_dir)[0] == 0
-    column.unlink()
+    (server.data_dir / "b" / SMALL).unlink()
     assert replayring("verify", "--quick", server.data_dir)[0] == 1
     code, out, _ = replayring("info", "--json", server.data_dir)
     assert code == 1

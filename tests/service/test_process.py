@@ -264,7 +264,7 @@ def test_more_mapped_files_than_the_usual_limit_of_descriptors(tmp_path: Path) -
         Wire(server.address) as wire,
     ):
         for number in range(10):
-            wire.create(f"b{number}", spec_message({f"c{n}": ("bool", ()) for n in range(20)}))
+            wire.create(f"b{number}", spec_message({f"c{n}": ("bool", (300,)) for n in range(20)}))
         assert server.stats.num_fds() > soft
         with Wire(server.address) as other:
             assert other.health() == SERVING

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from replayring_proto.messages import spec_from_message
 from replayring_proto.v1 import replay_pb2
 from tests.service.frames import CAPACITY, COLUMNS, SPEC, episode, refused, state
+from tests.stored import SMALL, stored_column
 from tests.support import ServerProcess
 from tests.wire import (
     Refused,
@@ -171,17 +173,17 @@ def test_damaged_buffer_is_said_and_the_others_are_served(data_dir: Path) -> Non
             wire.add(name, episode(4))
         before = state(wire, "good")
         server.kill()
-    (data_dir / "bad" / "columns" / "pixel").write_bytes(b"short")
+    (data_dir / "bad" / SMALL).write_bytes(b"short")
     with serving(data_dir) as (server, wire):
         assert state(wire, "good") == before
         for _ in range(3):
-            with refused("DATA_LOSS", "StorageError", "pixel has 5 bytes", "Restore it"):
+            with refused("DATA_LOSS", "StorageError", "_small has 5 bytes", "Restore it"):
                 wire.info("bad")
-        with refused("DATA_LOSS", "StorageError", "pixel has 5 bytes"):
+        with refused("DATA_LOSS", "StorageError", "_small has 5 bytes"):
             wire.create("bad", SPEC)
         assert [buffer.name for buffer in wire.ask("ListBuffers", b"").buffers] == ["good"]
         assert "buffer 'bad' cannot be served" in server.log_text()
-        assert (data_dir / "bad" / "columns" / "pixel").read_bytes() == b"short"
+        assert (data_dir / "bad" / SMALL).read_bytes() == b"short"
 
 
 def test_what_a_death_left_half_made_is_removed(data_dir: Path) -> None:
@@ -209,8 +211,7 @@ def test_columns_can_be_read_from_the_files_alone(data_dir: Path) -> None:
         columns = wire.columns("b", *COLUMNS)
         info = wire.info("b")
         server.kill()
-    shapes = {"position": (2,)}
+    spec = spec_from_message(SPEC)
     for key, values in columns.items():
-        shape = (info.physical_rows, *shapes.get(key, ()))
-        mapped = np.memmap(Path(info.path) / "columns" / key, values.dtype, "r", shape=shape)
+        mapped = stored_column(Path(info.path), spec, key)
         np.testing.assert_array_equal(mapped[columns["index"] % info.physical_rows], values)
