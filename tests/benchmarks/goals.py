@@ -91,6 +91,7 @@ GOALS = (
     *(Goal(name, "together", "sample, both", ("sample, alone",), at_least=0.4) for name in ALL),
     # A sample's cost is one over its rate.
     Goal("small", "capacity", "10^4 frames", ("10^7 frames",), at_most=1.2),
+    Goal("small", "capacity", "same host, 10^4 frames", ("same host, 10^7 frames",), at_most=1.2),
     Goal("small", "loader", "replayring", ("LeRobot OnlineBuffer",), at_least=10),
     Goal("small", "loader", "replayring, same host", ("LeRobot OnlineBuffer",), at_least=10),
     *(Goal(name, "together", MEMORY, at_most=300) for name in ALL),

@@ -82,9 +82,20 @@ def capacity(rig: Rig) -> Contenders:
         workload = rig.workload.of_capacity(10**power)
         name = rig.buffer(workload, f"of-10-{power}")
         yield Contender({f"10^{power} frames": [rig.ours("sample_one", name=name)]})
+        files = rig.ours("sample_one", same_host=True, name=name)
+        yield Contender({f"same host, 10^{power} frames": [files]})
         folder = rig.folder.with_name(name)
         gather = rig.peer(PYTHON, "gather", "sample", folder)
         yield Contender({f"numpy gather, 10^{power} frames": [gather]})
+
+
+def shards(rig: Rig) -> Contenders:
+    """Four actors, then a learner, with servers that share this machine."""
+    for count in rig.shards:
+        buffer = rig.sharded(count)
+        actors = [rig.client("insert", buffer) for _ in range(4)]
+        yield Contender({f"insert, shards: {count}": actors})
+        yield Contender({f"sample, shards: {count}": [rig.client("sample", buffer)]})
 
 
 PARTS: dict[str, Callable[[Rig], Contenders]] = {
@@ -94,7 +105,8 @@ PARTS: dict[str, Callable[[Rig], Contenders]] = {
     "together": together,
     "loader": loader,
     "capacity": capacity,
+    "shards": shards,
 }
 
-SMALL_ONLY = ("loader", "capacity")
+SMALL_ONLY = ("loader", "capacity", "shards")
 """Parts that are measured with the workload `small` alone."""

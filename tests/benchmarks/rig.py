@@ -8,6 +8,7 @@ import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import replayring
 from replayring.benchmark.processes import START_SECONDS, Worker
@@ -53,6 +54,7 @@ class Rig(ExitStack):
         peers: where others are.
         folder: the buffer's directory.
         powers: of ten: capacities that are compared.
+        shards: numbers of servers that are compared.
         memory: MiB of the server's memory that belong to no file, five times a second.
     """
 
@@ -60,6 +62,7 @@ class Rig(ExitStack):
         """Prepares a server in an empty folder; with a small buffer, to be quick."""
         super().__init__()
         self.powers = (3, 4) if quick else (4, 5, 6, 7)
+        self.shards = (2,) if quick else (1, 2, 4)
         if quick:
             workload = workload.of_capacity(QUICK_FRAMES)
         self.workload, self.peers, self._home = workload, peers, folder
@@ -96,9 +99,25 @@ class Rig(ExitStack):
     def ours(self, role: str, *, same_host: bool = False, name: str = BUFFER) -> Worker:
         """Starts a client of our own."""
         client = self.files if same_host else self.wire
+        return self.client(role, client.buffer(name))
+
+    def client(self, role: str, buffer: Any) -> Worker:
+        """Starts a client of our own, with a buffer of whatever client."""
         worker = self._start(Task.command())
-        worker.say(Task(role, client.buffer(name), self.workload).line())
+        worker.say(Task(role, buffer, self.workload).line())
         return worker
+
+    def sharded(self, count: int) -> Any:
+        """Starts servers, and returns a full buffer of all of them, over the wire."""
+        addresses = []
+        for number in range(count):
+            data_dir = self._home / f"shard-{number}-of-{count}"
+            addresses.append(self.enter_context(ServerProcess(data_dir)).address)
+        client = self.enter_context(replayring.connect(addresses, timeout=60, same_host=False))
+        workload = self.workload
+        buffer = client.create_buffer(BUFFER, workload.data_spec, workload.capacity, fps=FPS)
+        fill(buffer, workload)
+        return buffer
 
     def peer(self, python: str, module: str, role: str, *arguments: object) -> Worker:
         """Starts a peer's client."""

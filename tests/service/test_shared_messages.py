@@ -11,6 +11,8 @@ import pytest
 from replayring_proto.limits import MAX_EPISODES_PER_MESSAGE
 from replayring_proto.v1 import buffer_pb2, replay_pb2
 from replayring_server.engine import Buffer
+from replayring_server.service import adding
+from replayring_server.service.workers import Workers
 from tests.service.frames import SPEC, episode, refused, state
 from tests.support import LocalServer
 from tests.wire import (
@@ -186,3 +188,18 @@ def test_durable_ones_share_one_sync(tmp_path: Path, monkeypatch: pytest.MonkeyP
         episodes = [{"x": np.arange(length)} for length in (3, 2, 1)]
         wire.call("AddEpisodes", start_message("b"), shared_message(1, *episodes))
         assert synced == [6]
+
+
+def test_others_have_their_turn_amid_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here after each episode, and they see those that are stored by then."""
+    with LocalServer(tmp_path / "data") as server, Wire(server.address) as wire:
+        wire.create("b", SPEC)
+        seen: list[int] = []
+        monkeypatch.setattr(adding, "_STORED_AT_ONCE", 1)
+        monkeypatch.setattr(
+            Workers, "give_way", lambda self, loop: seen.append(wire.info("b").next_index)
+        )
+        wire.call("AddEpisodes", start_message("b"), shared_message(1, *map(episode, (2, 1, 3))))
+        assert seen == [2, 3]

@@ -1,4 +1,4 @@
-"""The threads for engine calls: what becomes of calls when the server ends."""
+"""The threads for engine calls: what becomes of calls at the end, and whose turn it is before."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from replayring_server.service import workers as module
 from replayring_server.service.workers import Lane, Workers
 
 
@@ -34,3 +35,61 @@ def test_close_finishes_what_has_begun_and_drops_what_waits() -> None:
 
     asyncio.run(main())
     assert done == ["begun"]
+
+
+def turns_during_give_way(reading: bool, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many turns the event loop has had when a thread goes on that gave way to it."""
+    monkeypatch.setattr(module, "_READING_S", 60.0)
+    monkeypatch.setattr(module, "_LONGEST_TURNS_S", 60.0)
+    turns, seen = 0, -1
+
+    async def main() -> None:
+        nonlocal turns, seen
+        workers, loop = Workers(), asyncio.get_running_loop()
+        gone_on = threading.Event()
+
+        def append() -> None:
+            nonlocal seen
+            workers.give_way(loop)
+            seen = turns
+            gone_on.set()
+
+        if reading:
+            await workers.run(Lane.READ, lambda: None, 1)
+        appending = asyncio.create_task(workers.run(Lane.APPEND, append))
+        while not gone_on.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+        await appending
+        workers.close()
+
+    asyncio.run(main())
+    return seen
+
+
+def test_a_long_call_gives_way_for_as_many_turns_as_a_batch_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_TURNS", 500)
+    assert turns_during_give_way(True, monkeypatch) >= 500
+
+
+def test_a_long_call_goes_on_at_once_when_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop would have to have 10^9 turns before it went on."""
+    monkeypatch.setattr(module, "_TURNS", 10**9)
+    assert turns_during_give_way(False, monkeypatch) >= 0
+
+
+def test_a_long_call_does_not_wait_for_ever_for_a_loop_that_is_busy() -> None:
+    """Nor at the end, when the loop waits for the threads."""
+
+    async def main() -> None:
+        workers, loop = Workers(), asyncio.get_running_loop()
+        await workers.run(Lane.READ, lambda: None, 1)
+        appending = threading.Thread(target=workers.give_way, args=(loop,))
+        appending.start()
+        appending.join(30)
+        assert not appending.is_alive()
+        workers.close()
+
+    asyncio.run(main())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
@@ -19,6 +21,9 @@ from replayring_server.service.packs import PackReceiver
 from replayring_server.service.workers import Lane, Workers
 
 _MAX_SEQUENCE = (1 << 63) - 1
+
+# A thread that stores episodes lets others have their turn after so many bytes of them.
+_STORED_AT_ONCE = 64 << 10
 
 # What the engine makes for each frame while it appends: the preset columns.
 _PRESET_BYTES = 32
@@ -136,11 +141,11 @@ class AddEpisodes:
             hold.release()
             self._changes.notify(buffer.buffer_id)
 
+        give_way = partial(self._workers.give_way, asyncio.get_running_loop())
+        storing = partial(_append, buffer, self._writer_id, episodes, give_way)
         lane = Lane.COMMIT if buffer.spec.durability == "commit" else Lane.APPEND
         with self._times.running():
-            stored, refusal = await self._workers.change(
-                lane, partial(_append, buffer, self._writer_id, episodes), then=stored_or_not
-            )
+            stored, refusal = await self._workers.change(lane, storing, then=stored_or_not)
         if stored:
             for (sequence, _), one in zip(episodes, stored, strict=False):
                 buffer.tally.acknowledged(self._writer_id, sequence, duplicate=one.duplicate)
@@ -178,12 +183,24 @@ def bytes_to_store(spec: BufferSpec, layout: PackLayout) -> int:
 
 
 def _append(
-    buffer: Buffer, writer_id: str, episodes: Episodes
+    buffer: Buffer, writer_id: str, episodes: Episodes, give_way: Callable[[], None]
 ) -> tuple[list[Stored], Refusal | None]:
-    """Stores episodes up to the first that is refused; returns when they are durable."""
+    """Stores episodes up to the first that is refused; returns when they are durable.
+
+    Args:
+        buffer: where to.
+        writer_id: who sent them.
+        episodes: in order.
+        give_way: called now and then, to let others have their turn.
+    """
     stored: list[Stored] = []
     refusal = None
+    at_once = 0
     for sequence, pack in episodes:
+        if at_once >= _STORED_AT_ONCE:
+            at_once = 0
+            give_way()
+        at_once += len(pack.body)
         try:
             check_bools(pack.arrays)
             stored.append(buffer.store(pack.arrays, Origin(writer_id, sequence)))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
@@ -13,6 +16,13 @@ T = TypeVar("T")
 # Handing a call to a thread and back takes as long as moving a quarter of this, on a busy machine
 # as long as all of it; and nobody notices that the loop is busy meanwhile.
 INLINE_BYTES = 3 << 19
+
+# Frames count as being read for so long after somebody last did.
+_READING_S = 0.05
+
+# A batch takes the event loop some turns: to take in the request, to draw, to send.
+_TURNS = 6
+_LONGEST_TURNS_S = 0.01
 
 
 class Lane(Enum):
@@ -37,6 +47,8 @@ class Workers:
             lane: ThreadPoolExecutor(lane.value[0], f"engine-{lane.name.lower()}") for lane in Lane
         }
 
+        self._read_at = -math.inf
+
     async def run(self, lane: Lane, call: Callable[[], T], nbytes: int | None = None) -> T:
         """Runs an engine call; on the loop itself if it moves few bytes and cannot block.
 
@@ -45,6 +57,8 @@ class Workers:
             call: the call.
             nbytes: bytes that it moves; None if it may block.
         """
+        if lane is Lane.READ:
+            self._read_at = time.monotonic()
         if nbytes is not None and nbytes <= INLINE_BYTES:
             return call()
         return await asyncio.get_running_loop().run_in_executor(self._lanes[lane], call)
@@ -68,6 +82,29 @@ class Workers:
         finally:
             # An error that `work` holds would hold this frame, and this frame `work`.
             del work
+
+    def give_way(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Lets the event loop have some turns, if frames are being read.
+
+        For threads to call amid their work, which may be long. Only one thread at a time runs
+        Python, and one that computes lets go of it late; the loop, which needs several turns for a
+        batch, would serve a learner a third as often as when it is alone.
+
+        Args:
+            loop: the event loop.
+        """
+        if time.monotonic() - self._read_at > _READING_S:
+            return
+        turn = threading.Event()
+
+        def after(turns: int) -> None:
+            if turns:
+                loop.call_soon(after, turns - 1)
+            else:
+                turn.set()
+
+        loop.call_soon_threadsafe(after, _TURNS)
+        turn.wait(_LONGEST_TURNS_S)
 
     def close(self) -> None:
         """Ends the threads. What still waits for one is dropped; what has begun is finished."""
