@@ -77,3 +77,9 @@ def fake_client(fake: FakeServer) -> Iterator[replayring.Client]:
     """A client of that server."""
     with replayring.connect(fake.address, timeout=20) as client:
         yield client
+
+
+@pytest.fixture
+def fake_buffer(fake: FakeServer, fake_client: replayring.Client) -> replayring.Buffer:
+    """A buffer of a server that does what a test says."""
+    return fake_client.buffer("fake")

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import pickle
-import subprocess
-import sys
-import threading
 import time
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,41 +13,20 @@ import torch
 from torch.utils.data import DataLoader
 
 from replayring.batches import BatchDataset
-from replayring_proto.errors import ClosedError, DeadlineError, InvalidRequestError
+from replayring_proto.errors import InvalidRequestError
+from tests.client.scripted_streams import ScriptedBuffer, ScriptedStream
 from tests.client.torch_buffers import (
     DATA_SPEC,
     MakeBuffer,
+    filled,
     make_naive,
     rollout,
 )
-from tests.naive import NaiveBuffer
 
 pytest_plugins = ["tests.client.torch_fixtures"]
+pytestmark = pytest.mark.usefixtures("no_threads_stay")
 
 COLUMNS = {*DATA_SPEC, "index", "episode_index", "frame_index", "timestamp"}
-
-
-@pytest.fixture(autouse=True)
-def no_threads_stay() -> Iterator[None]:
-    """Fails a test that leaves a thread of ours behind."""
-
-    def ours() -> set[threading.Thread]:
-        threads = threading.enumerate()
-        return {thread for thread in threads if thread.name.startswith("replayring")}
-
-    before = ours()
-    yield
-    gc.collect()
-    left = ours() - before
-    for thread in left:
-        thread.join(5)  # it may be on its way out
-    assert not [thread for thread in left if thread.is_alive()]
-
-
-def filled(make: MakeBuffer, *lengths: int, **options: Any) -> Any:
-    buffer = make(**options)
-    buffer.add_data(rollout(*lengths))
-    return buffer
 
 
 def test_batches_are_collated_tensors(make_buffer: MakeBuffer) -> None:
@@ -162,151 +136,6 @@ def test_breaking_out_leaves_nothing(make_buffer: MakeBuffer) -> None:
             assert len(batch["index"]) == 4
             break
     # and no_threads_stay looks
-
-
-# Closing
-
-
-class ScriptedStream:
-    """A stream that gives what it was told to and waits when that is used up."""
-
-    def __init__(self, *steps: Any) -> None:
-        self.steps = list(steps)
-        self.waiting = threading.Event()
-        self.closed = threading.Event()
-        self.closings = 0
-        self.next_index = 0
-
-    def __next__(self) -> Any:
-        if self.steps:
-            step = self.steps.pop(0)
-            if isinstance(step, Exception):
-                raise step
-            return step
-        self.waiting.set()
-        assert self.closed.wait(30)
-        raise ClosedError("closed")
-
-    def close(self) -> None:
-        self.closings += 1
-        self.closed.set()
-
-
-class ScriptedBuffer(NaiveBuffer):
-    """A buffer whose streams are scripted."""
-
-    def __init__(self, *streams: ScriptedStream) -> None:
-        super().__init__(make_naive().spec)
-        self.streams = list(streams)
-        self.options: list[dict[str, Any]] = []
-
-    def sample_stream(self, batch_size: int, **options: Any) -> Any:
-        self.options.append({"batch_size": batch_size, **options})
-        return self.streams[len(self.options) - 1]
-
-
-def one(number: int) -> dict[str, np.ndarray]:
-    return {"x": np.array([number])}
-
-
-def test_closing_wakes_who_waits() -> None:
-    streams = [ScriptedStream(one(1)), ScriptedStream()]
-    batches = BatchDataset(ScriptedBuffer(*streams), 1)
-    seen: list[int] = []
-
-    def loop() -> None:
-        seen.extend(int(batch["x"]) for batch in batches)
-
-    threads = [threading.Thread(target=loop) for _ in streams]
-    for thread in threads:
-        thread.start()
-    assert all(stream.waiting.wait(20) for stream in streams)
-    batches.close()
-    for thread in threads:
-        thread.join(20)
-    assert not any(thread.is_alive() for thread in threads)
-    assert seen == [1]
-    assert [stream.closings for stream in streams] == [1, 1]
-    with pytest.raises(ClosedError):
-        iter(batches)
-    batches.close()
-
-
-def test_closing_one_iterator_leaves_the_others() -> None:
-    streams = [ScriptedStream(one(1)), ScriptedStream(one(2))]
-    batches = BatchDataset(ScriptedBuffer(*streams), 1)
-    first, second = iter(batches), iter(batches)
-    first.close()
-    assert list(first) == []
-    assert int(next(second)["x"]) == 2
-    assert [stream.closings for stream in streams] == [1, 0]
-
-
-def test_an_iterator_let_go_closes_its_stream() -> None:
-    stream = ScriptedStream(one(1), one(2))
-    for _ in BatchDataset(ScriptedBuffer(stream), 1):
-        break
-    assert stream.closings == 1
-
-
-def test_the_last_batch_closes_the_stream() -> None:
-    stream = ScriptedStream(one(1), one(2), one(3))
-    batches = BatchDataset(ScriptedBuffer(stream), 1, num_batches=2)
-    assert [int(batch["x"]) for batch in batches] == [1, 2]
-    assert stream.closings == 1
-    assert len(stream.steps) == 1
-
-
-def test_errors_pass_and_the_stream_goes_on() -> None:
-    stream = ScriptedStream(one(1), DeadlineError("none came"), one(2))
-    iterator = iter(BatchDataset(ScriptedBuffer(stream), 1, num_batches=2))
-    assert int(next(iterator)["x"]) == 1
-    with pytest.raises(TimeoutError, match="none came"):
-        next(iterator)
-    assert int(next(iterator)["x"]) == 2
-    assert list(iterator) == []
-
-
-def test_a_closed_client_is_an_error_not_an_end() -> None:
-    iterator = iter(BatchDataset(ScriptedBuffer(ScriptedStream(ClosedError("client"))), 1))
-    with pytest.raises(ClosedError):
-        next(iterator)
-
-
-def test_a_real_client_that_closes_ends_the_wait(make_real: MakeBuffer) -> None:
-    batches = BatchDataset(make_real(), 4, timeout=60)
-    failures: list[BaseException] = []
-    began = threading.Event()
-
-    def loop() -> None:
-        iterator = iter(batches)
-        began.set()
-        try:
-            next(iterator)
-        except StopIteration as stop:
-            failures.append(stop)
-
-    thread = threading.Thread(target=loop)
-    thread.start()
-    assert began.wait(20)
-    batches.close()
-    thread.join(20)
-    assert not thread.is_alive()
-    assert len(failures) == 1
-
-
-def test_an_open_iteration_does_not_hold_up_the_exit(make_real: MakeBuffer) -> None:
-    buffer = filled(make_real, 9)
-    code = (
-        "import replayring, sys\n"
-        f"buffer = replayring.connect({buffer.client.address!r}).buffer({buffer.name!r})\n"
-        "iterator = iter(replayring.BatchDataset(buffer, 4))\n"
-        "assert len(next(iterator)['index']) == 4\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], timeout=100, stderr=subprocess.PIPE, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 # Waiting

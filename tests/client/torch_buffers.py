@@ -45,3 +45,10 @@ def make_naive(
 ) -> NaiveBuffer:
     """Makes a naive buffer."""
     return NaiveBuffer(BufferSpec.from_data_spec(data_spec, capacity, fps))
+
+
+def filled(make: MakeBuffer, *lengths: int, **options: Any) -> Any:
+    """Makes a buffer that holds episodes of these lengths."""
+    buffer = make(**options)
+    buffer.add_data(rollout(*lengths))
+    return buffer

@@ -6,7 +6,9 @@ A pytest plugin, which test modules ask for by name. `make_buffer` runs a test o
 
 from __future__ import annotations
 
+import gc
 import itertools
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -56,3 +58,20 @@ def make_buffer(request: pytest.FixtureRequest) -> MakeBuffer:
     if request.param == "server":
         make = request.getfixturevalue("make_real")
     return make
+
+
+@pytest.fixture
+def no_threads_stay() -> Iterator[None]:
+    """Fails a test that leaves a thread of ours behind."""
+
+    def ours() -> set[threading.Thread]:
+        threads = threading.enumerate()
+        return {thread for thread in threads if thread.name.startswith("replayring")}
+
+    before = ours()
+    yield
+    gc.collect()
+    left = ours() - before
+    for thread in left:
+        thread.join(5)  # it may be on its way out
+    assert not [thread for thread in left if thread.is_alive()]
