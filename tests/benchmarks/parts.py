@@ -17,7 +17,7 @@ def sample(rig: Rig) -> Contenders:
     echo = rig.serving(PYTHON, "echo")
     yield Contender({"bare gRPC": [rig.peer(PYTHON, "echo", "sample", echo, rig.batch_bytes)]})
     if python := rig.peers.flight:
-        address = rig.serving(python, "flight", rig.folder)
+        address = rig.serving(python, "flight", rig.plain())
         yield Contender({"Arrow Flight": [rig.peer(python, "flight", "sample", address)]})
         exchange = rig.peer(python, "flight", "exchange", address)
         yield Contender({"Arrow Flight, exchange": [exchange]})
@@ -35,7 +35,7 @@ def sample(rig: Rig) -> Contenders:
 def same_host(rig: Rig) -> Contenders:
     """Batches from the server's files."""
     yield Contender({"replayring": [rig.ours("sample", same_host=True)]})
-    yield Contender({"numpy gather": [rig.peer(PYTHON, "gather", "sample", rig.folder)]})
+    yield Contender({"numpy gather": [rig.peer(PYTHON, "gather", "sample", rig.plain())]})
     if python := rig.peers.torchrl:
         yield Contender({"TorchRL in process": [rig.peer(python, "torchrl_local", "sample")]})
     two = [rig.ours("sample", same_host=True) for _ in range(2)]
@@ -84,8 +84,7 @@ def capacity(rig: Rig) -> Contenders:
         yield Contender({f"10^{power} frames": [rig.ours("sample_one", name=name)]})
         files = rig.ours("sample_one", same_host=True, name=name)
         yield Contender({f"same host, 10^{power} frames": [files]})
-        folder = rig.folder.with_name(name)
-        gather = rig.peer(PYTHON, "gather", "sample", folder)
+        gather = rig.peer(PYTHON, "gather", "sample", rig.plain(name))
         yield Contender({f"numpy gather, 10^{power} frames": [gather]})
 
 

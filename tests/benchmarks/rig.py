@@ -16,7 +16,7 @@ from replayring.benchmark.roles import fill
 from replayring.benchmark.tasks import Task
 from replayring.benchmark.workloads import FPS, Workload
 from replayring_proto.query import View
-from replayring_proto.ring import Plan
+from replayring_proto.ring import MappedRing, Plan
 from replayring_proto.spec import BufferSpec
 from tests.support import ServerProcess
 
@@ -126,6 +126,16 @@ class Rig(ExitStack):
     def serving(self, python: str, module: str, *arguments: object) -> str:
         """Starts a peer's server, and returns its address."""
         return self._start(self._program(python, module, "serve", arguments)).hear(START_SECONDS)
+
+    def plain(self, name: str = BUFFER) -> Path:
+        """Returns a folder that has a buffer's frames as numpy alone would: a file per column."""
+        folder = self._home / f"plain-{name}"
+        if not folder.exists():
+            folder.mkdir()
+            ring = MappedRing(self.folder.with_name(name))
+            for key in ring.reader.spec.by_name:
+                ring.reader.columns[key].tofile(folder / key)
+        return folder
 
     @property
     def batch_bytes(self) -> int:

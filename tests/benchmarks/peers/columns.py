@@ -1,4 +1,4 @@
-"""The columns of a buffer on disk, mapped as anybody could map them."""
+"""Columns on disk, a file each: what numpy alone would keep frames in."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Columns = dict[str, np.ndarray[Any, Any]]
 
 
 def mapped(folder: Path, workload: Workload) -> Columns:
-    """Returns all eight, or however many, columns of a buffer."""
+    """Maps all eight, or however many, columns in a folder."""
     return {
-        name: np.memmap(folder / "columns" / name, dtype, "r").reshape(-1, *shape)
+        name: np.memmap(folder / name, dtype, "r").reshape(-1, *shape)
         for name, (dtype, shape) in {**workload.columns, **PRESETS}.items()
     }
 
