@@ -20,8 +20,9 @@ INLINE_BYTES = 3 << 19
 # Frames count as being read for so long after somebody last did.
 _READING_S = 0.05
 
-# A batch takes the event loop some turns: to take in the request, to draw, to send.
-_TURNS = 6
+# A batch takes the event loop some turns: to take in the request, to draw, to send. So many give a
+# learner of small batches some of them, and cost an actor little: most turns have nothing to do.
+_TURNS = 24
 _LONGEST_TURNS_S = 0.01
 
 
