@@ -11,11 +11,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from replayring.demo import command
-from replayring.demo.session import Session
+from replayring.demo.session import Session, Settings
 
 PATIENCE_SECONDS = 20.0
 
@@ -140,6 +141,13 @@ def test_what_is_missing_is_named_with_the_remedy(
         (["--role", "learner"], "--role learner needs --address"),
         (["--address", "host:1", "--data-dir", "d"], "--data-dir is for a server"),
         (["--token-file", "t"], "--token-file is for a server elsewhere, and needs --address"),
+        (
+            ["--role", "actor", "--address", "a:1", "--device", "cuda"],
+            "--device is for the learner",
+        ),
+        (["--device", "meta"], "device is 'meta', and batches are brought to CPU or CUDA devices"),
+        (["--device", "gpu"], "device is 'gpu', which torch does not know"),
+        (["--device", "cuda:99"], "device is 'cuda:99', but torch"),
     ],
 )
 def test_contradictions(
@@ -175,6 +183,13 @@ def test_a_role_starts_only_its_processes(
     assert command.run(arguments) == 128 + signal.SIGTERM
 
     assert started == {"actor": ["actor-0", "actor-1"], "learner": ["learner"]}[role]
+
+
+def test_the_learner_is_told_where_to_compute(tmp_path: Path) -> None:
+    settings = Settings("learner", 100, 1, 0, "host:1", tmp_path, device="cpu")
+    nobody: Any = None
+    session = Session(settings, nobody, nobody, nobody)
+    assert session._learner_command("host:1")[-2:] == ["--device", "cpu"]
 
 
 def test_ctrl_c_ends_all_quietly(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def evaluations_in(stream: io.StringIO) -> list[Report]:
 def test_another_learner_goes_on_where_the_first_one_was(client: replayring.Client) -> None:
     play(client, 1)  # what was there before is not counted
     told, told_again = io.StringIO(), io.StringIO()
-    first = Learner(client, Reporter(told))
+    first = Learner(client, Reporter(told), device="cpu")
     first._began -= 1_000.0  # seconds that the second one has not lived for
     play(client, 3)
     first.run(3 * EPISODE_STEPS)

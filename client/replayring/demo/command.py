@@ -20,6 +20,7 @@ from replayring.demo.plot import Evaluation, save_learning_curve
 from replayring.demo.progress import Display, clock
 from replayring.demo.session import DemoError, Session, Settings, Stopped
 from replayring.demo.supervisor import StopSignals, Supervisor
+from replayring_proto.errors import ReplayRingError
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -55,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="go on with the training whose state the server has, if any",
     )
     parser.add_argument(
+        "--device",
+        help='where the learner computes, as torch names it: "cuda", say (the CPU, where networks '
+        "this small are fastest)",
+    )
+    parser.add_argument(
         "--output",
         type=Path,
         default=Path("replayring-demo"),
@@ -83,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
         return _fail(
             f'the demo needs {", ".join(missing)}: pip install "replayring[demo]"', FAILURE
         )
+    if args.device is not None and (problem := _no_device(args.device)):
+        return _fail(problem, MISUSE)
     try:
         return _run(args)
     except Stopped as stopped:
@@ -116,6 +124,7 @@ def _run(args: argparse.Namespace) -> int:
             data_dir,
             connection,
             args.resume,
+            args.device,
         )
         stack.callback(display.close)
         supervisor = stack.enter_context(Supervisor(args.output))
@@ -146,10 +155,23 @@ def _finish(output: Path, evaluations: list[Evaluation], seed: int) -> None:
 def _contradiction(args: argparse.Namespace) -> str | None:
     if args.role != "all" and args.address is None:
         return f"--role {args.role} needs --address: the server that the other machines use"
+    if args.role == "actor" and args.device is not None:
+        return "--device is for the learner; actors compute on the CPU"
     if args.data_dir is not None and args.address is not None:
         return "--data-dir is for a server that the demo starts; with --address it starts none"
     if args.address is None and (given := connecting.passed_on(args)):
         return f"{given[0]} is for a server elsewhere, and needs --address"
+    return None
+
+
+def _no_device(device: str) -> str | None:
+    """Why the learner cannot compute there, if so; torch is asked only if there is a choice."""
+    from replayring._device import as_device
+
+    try:
+        as_device(device)
+    except ReplayRingError as error:
+        return str(error)
     return None
 
 

@@ -52,13 +52,22 @@ class Learner:
     """
 
     def __init__(
-        self, client: replayring.ReplayClient, reporter: Reporter, *, resume: bool = False
+        self,
+        client: replayring.ReplayClient,
+        reporter: Reporter,
+        *,
+        resume: bool = False,
+        device: str | None = None,
     ) -> None:
-        """Make an agent that learns from this server: a fresh one, or the one that was saved."""
+        """Make an agent that learns from this server: a fresh one, or the one that was saved.
+
+        On the CPU, or on the device given, where batches are brought ahead.
+        """
         self._client = client
         self._reporter = reporter
         self._buffer = open_buffer(client)
-        self._agent = SoftActorCritic(OBSERVATION_SIZE, ACTION_SIZE)
+        self._device = device
+        self._agent = SoftActorCritic(OBSERVATION_SIZE, ACTION_SIZE, device=device or "cpu")
         self._environment = make_environment()
         self._began = time.monotonic()
         self._training = (self._resumed() if resume else None) or self._fresh()
@@ -71,6 +80,7 @@ class Learner:
             delta_indices={"observation": [0, 1]},  # now and next
             drop_n_last_frames=1,  # the final observation begins no transition
             min_frames=WARM_UP_STEPS,
+            device=self._device,
         )
         with transitions:
             batches = iter(transitions)
@@ -143,6 +153,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, required=True, help="environment steps in all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on with what was saved, if any")
+    parser.add_argument("--device", help="where the networks are (the CPU)")
     connecting.add_arguments(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)  # networks this small only lose by more
@@ -150,7 +161,8 @@ def main() -> int:
 
     def work() -> None:
         with connecting.connect(args, timeout=SECONDS_TO_WAIT_FOR_THE_SERVER) as client:
-            Learner(client, Reporter(sys.stdout), resume=args.resume).run(args.steps)
+            learner = Learner(client, Reporter(sys.stdout), resume=args.resume, device=args.device)
+            learner.run(args.steps)
 
     return exit_code_of(work)
 

@@ -57,9 +57,9 @@ class Policy(nn.Module):
     @torch.no_grad()
     def act(self, observation: np.ndarray, *, explore: bool) -> np.ndarray:
         """An action for one observation: drawn when exploring, else the most likely one."""
-        features = torch.from_numpy(observation)
+        features = torch.from_numpy(observation).to(next(self.parameters()).device)
         action = self.sample(features)[0] if explore else self(features)[0].tanh()
-        return action.numpy()
+        return action.cpu().numpy()
 
     def load_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Take over parameters that another process published."""
@@ -132,6 +132,7 @@ class SoftActorCritic:
         learning_rate: float = 1e-3,
         discount: float = 0.99,
         target_rate: float = 0.005,
+        device: str | torch.device = "cpu",
     ) -> None:
         """Build fresh networks.
 
@@ -142,16 +143,18 @@ class SoftActorCritic:
             learning_rate: Adam's step size, for all three optimisers.
             discount: How much a reward one step later is worth.
             target_rate: Share of the critics blended into their targets at each update.
+            device: Where the networks are, and batches have to be.
         """
         self.discount = discount
         self.target_rate = target_rate
         self.target_entropy = -float(action_size)
-        self.policy = Policy(observation_size, action_size, hidden_size)
-        self.critic = TwinCritic(observation_size, action_size, hidden_size)
-        self.target_critic = TwinCritic(observation_size, action_size, hidden_size)
+        # Made on the CPU, so that a seed gives the same networks wherever they go from there.
+        self.policy = Policy(observation_size, action_size, hidden_size).to(device)
+        self.critic = TwinCritic(observation_size, action_size, hidden_size).to(device)
+        self.target_critic = TwinCritic(observation_size, action_size, hidden_size).to(device)
         self.target_critic.load_state_dict(self.critic.state_dict())
         self.target_critic.requires_grad_(False)
-        self.temperature = Temperature()
+        self.temperature = Temperature().to(device)
         self._policy_optimizer = _adam(self.policy, learning_rate)
         self._critic_optimizer = _adam(self.critic, learning_rate)
         self._temperature_optimizer = _adam(self.temperature, learning_rate)

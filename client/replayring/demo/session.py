@@ -38,6 +38,7 @@ class Settings:
     connection: tuple[str, ...] = ()
     """Options for the processes that connect to a server elsewhere."""
     resume: bool = False
+    device: str | None = None
 
 
 class DemoError(Exception):
@@ -140,6 +141,8 @@ class Session:
     def _learner_command(self, address: str) -> list[str]:
         numbers = ["--steps", str(self._settings.steps), "--seed", str(self._settings.seed)]
         more = [*self._settings.connection, *(["--resume"] if self._settings.resume else [])]
+        if self._settings.device:
+            more += ["--device", self._settings.device]
         return [*_module("learner"), "--address", address, *numbers, *more]
 
     def _actor_command(self, address: str, number: int) -> list[str]:
