@@ -117,6 +117,8 @@ class FrameFile:
     def view(self, content: npt.NDArray[np.uint8], key: str) -> npt.NDArray[Any]:
         """Returns one column of consecutive records, of shape (records, *shape); no copy."""
         column = self.columns[key]
+        if len(self.columns) == 1:
+            return content.view(column.dtype).reshape(-1, *column.shape)
         inner = np.empty((), np.dtype((column.dtype, column.shape))).strides
         return np.ndarray(
             (len(content) // self.record_bytes, *column.shape),
