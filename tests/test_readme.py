@@ -45,6 +45,22 @@ def test_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         names["client"].close()
 
 
+# Of which a type checker makes a dict of objects, as the shapes are tuples of two types.
+OTHER_SPEC = """
+columns = {"obs": {"dtype": "float32", "shape": (17,)}, "reward": {"dtype": "float32", "shape": ()}}
+client.create_buffer("other", columns, capacity=10)
+"""
+
+
+def test_python_blocks_pass_a_type_checker(tmp_path: Path) -> None:
+    """What users type first is not underlined in their editors."""
+    program = tmp_path / "readme.py"
+    program.write_text("\n".join([*blocks("python"), OTHER_SPEC]))
+    check = [sys.executable, "-m", "mypy", "--check-untyped-defs", "--cache-dir", str(tmp_path)]
+    done = subprocess.run([*check, str(program)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 # What runs each command: a test here or in tests/docker, or CI. A new command needs a line here.
 RUN_BY = {
     "replayring serve --data-dir ./replay": "test_serve_command_runs",

@@ -18,7 +18,13 @@ from replayring.buffer import Buffer
 from replayring.client import Client
 from replayring.connecting import connect
 from replayring.parameters import Parameters
-from replayring.sharded import ShardedBuffer, ShardedBufferInfo, ShardedClient, shard_of
+from replayring.sharded import (
+    ShardedBuffer,
+    ShardedBufferInfo,
+    ShardedClient,
+    ShardedServerStatus,
+    shard_of,
+)
 from replayring.surface import ReplayBuffer, ReplayClient
 from replayring.writer import Writer
 from replayring_proto.errors import (
@@ -92,6 +98,7 @@ __all__ = [
     "ShardedBuffer",
     "ShardedBufferInfo",
     "ShardedClient",
+    "ShardedServerStatus",
     "StorageError",
     "TLSError",
     "ToleranceError",

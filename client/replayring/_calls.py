@@ -15,6 +15,7 @@ import grpc
 import numpy.typing as npt
 from google.protobuf.message import Message
 
+from replayring._allocator import keep_freed_batches
 from replayring._arguments import seconds
 from replayring._channel import Channel, Interrupted, Stub
 from replayring._patience import LOCKED_OUT, Patience, passing
@@ -54,6 +55,7 @@ class Caller:
         self.channel = channel
         self.timeout = seconds(timeout)
         self.max_reply_bytes = max_reply_bytes
+        keep_freed_batches()
 
     def patience(self, what: str, timeout: float | None) -> Patience:
         """Returns the patience for one call; `timeout` None means the client's own.

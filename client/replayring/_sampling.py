@@ -243,7 +243,7 @@ class WireStream(Background, SampleStream):
     def _deliver(self, arrays: Arrays, rest: bytes) -> None:
         reply = parse(replay_pb2.SampleBatchResponse, rest)
         batches = reply.batches or 1
-        parts = [(part, reply.next_index) for part in _split(arrays, batches)]
+        parts = [(part, reply.next_index) for part in split(arrays, batches)]
         with self._lock:
             self._ready.extend(parts)
             self._got_somewhere(batches)
@@ -254,7 +254,7 @@ class WireStream(Background, SampleStream):
             self._ended = True
 
 
-def _split(arrays: Arrays, parts: int) -> list[Arrays]:
+def split(arrays: Arrays, parts: int) -> list[Arrays]:
     """Returns arrays cut into so many equal parts along their first axis; views."""
     if parts == 1:
         return [arrays]

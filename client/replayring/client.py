@@ -92,7 +92,7 @@ class Client:
     def create_buffer(
         self,
         name: str,
-        data_spec: Mapping[str, Mapping[str, Any]],
+        data_spec: Mapping[str, Any],
         capacity: int,
         *,
         fps: float | None = None,

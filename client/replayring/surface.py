@@ -21,6 +21,7 @@ from replayring.parameters import Parameters
 from replayring.writer import Writer
 from replayring_proto.messages import BufferInfo
 from replayring_proto.query import Offsets
+from replayring_proto.server_status import ServerStatus
 from replayring_proto.spec import BufferSpec
 
 __all__ = ["ReplayBuffer", "ReplayClient"]
@@ -148,7 +149,7 @@ class ReplayClient(Protocol):
     def create_buffer(
         self,
         name: str,
-        data_spec: Mapping[str, Mapping[str, Any]],
+        data_spec: Mapping[str, Any],
         capacity: int,
         *,
         fps: float | None = None,
@@ -165,6 +166,9 @@ class ReplayClient(Protocol):
 
     def delete_buffer(self, name: str, *, timeout: float | None = None) -> None:
         """Deletes a buffer and its files."""
+
+    def status(self, *, timeout: float | None = None) -> ServerStatus:
+        """Returns how the server is doing, or the servers are."""
 
     def publish(
         self, name: str, tensors: Mapping[str, Any], *, timeout: float | None = None

@@ -55,21 +55,10 @@ def check_episode(spec: BufferSpec, data: Mapping[str, Any]) -> Arrays:
             the capacity, timestamps that are not finite or decrease.
     """
     _check_mapping(data)
-    wanted = {column.name: column for column in spec.columns}
-    missing = wanted.keys() - data.keys()
-    unknown = data.keys() - wanted.keys() - _OPTIONAL.keys()
-    if missing:
-        instead = f" (it has {_names(unknown)}, which the buffer does not hold)" if unknown else ""
-        raise InvalidEpisodeError(
-            f"the episode lacks {_names(missing)}{instead}; every column is needed"
-        )
-    if unknown:
-        raise InvalidEpisodeError(
-            f"the episode has {_names(unknown)}, which the buffer does not hold; leave it out "
-            f"(columns: {_names(wanted)})"
-        )
-    optional = {name: column for name, column in _OPTIONAL.items() if name in data}
-    arrays = {name: _fit(column, data[name]) for name, column in {**wanted, **optional}.items()}
+    columns = spec.declared
+    if data.keys() != columns.keys():
+        columns = {**columns, **_optional(columns, data)}
+    arrays = {name: _fit(column, data[name]) for name, column in columns.items()}
     _check_lengths(spec, arrays)
     if TIMESTAMP in arrays:
         _check_timestamps(arrays[TIMESTAMP])
@@ -110,6 +99,23 @@ def _check_mapping(data: Any) -> None:
         raise InvalidEpisodeError(
             f"frames must be a mapping {{column: values}}, received {type(data).__name__}"
         )
+
+
+def _optional(declared: Mapping[str, Column], data: Mapping[str, Any]) -> dict[str, Column]:
+    """Returns the optional columns that `data` has beside the declared ones."""
+    missing = declared.keys() - data.keys()
+    unknown = data.keys() - declared.keys() - _OPTIONAL.keys()
+    if missing:
+        instead = f" (it has {_names(unknown)}, which the buffer does not hold)" if unknown else ""
+        raise InvalidEpisodeError(
+            f"the episode lacks {_names(missing)}{instead}; every column is needed"
+        )
+    if unknown:
+        raise InvalidEpisodeError(
+            f"the episode has {_names(unknown)}, which the buffer does not hold; leave it out "
+            f"(columns: {_names(declared)})"
+        )
+    return {name: column for name, column in _OPTIONAL.items() if name in data}
 
 
 def _episode_bounds(index: Array, episode_index: Array) -> list[int]:
@@ -165,9 +171,9 @@ def _check_range(column: Column, array: Array) -> None:
 
 
 def _check_lengths(spec: BufferSpec, arrays: Arrays) -> None:
-    lengths = {name: len(array) for name, array in arrays.items()}
-    frames = next(iter(lengths.values()))
-    if any(length != frames for length in lengths.values()):
+    frames, *others = {len(array) for array in arrays.values()}
+    if others:
+        lengths = {name: len(array) for name, array in arrays.items()}
         raise InvalidEpisodeError(f"all columns need one equal length, received {lengths}")
     if not 1 <= frames <= spec.capacity:
         raise InvalidEpisodeError(

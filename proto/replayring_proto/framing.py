@@ -12,7 +12,7 @@ https://protobuf.dev/programming-guides/encoding/
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from replayring_proto.errors import MalformedMessageError
 from replayring_proto.limits import MAX_MESSAGE_FIELDS, check_limit
@@ -25,8 +25,7 @@ _NESTED_TAG = 15 << 3 | _LENGTH_DELIMITED
 _EMPTY = memoryview(b"")
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One received message that may carry part of a pack.
 
     Attributes:
@@ -142,6 +141,8 @@ def _field(
 
 
 def _varint(message: bytes | memoryview, position: int) -> tuple[int, int]:
+    if position < len(message) and (value := message[position]) < 0x80:  # as most are
+        return value, position + 1
     value = shift = 0
     while position < len(message):
         byte = message[position]

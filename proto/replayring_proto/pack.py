@@ -50,9 +50,10 @@ class PackLayout:
         tensors: the tensors, in order.
         offsets: where each begins, in bytes.
         nbytes: length of the body.
+        bools: names of the bool tensors.
     """
 
-    __slots__ = ("_gaps", "_header", "_places", "nbytes", "offsets", "tensors")
+    __slots__ = ("_gaps", "_header", "_places", "bools", "nbytes", "offsets", "tensors")
 
     def __init__(self, tensors: Iterable[TensorSpec]) -> None:
         self.tensors = tuple(tensors)
@@ -65,6 +66,7 @@ class PackLayout:
             end = start + tensor.nbytes
         self.offsets = tuple(offsets)
         self.nbytes = end
+        self.bools = tuple(t.name for t in self.tensors if t.dtype.kind == "b")
         # Packs of one form are made thousands of times a second: what they share is kept ready.
         self._gaps = tuple(gaps)
         self._places = tuple(
@@ -104,8 +106,8 @@ class Pack:
 
     Attributes:
         layout: where the tensors lie.
-        body: the bytes, beginning at a multiple of 64.
-        arrays: one writable array per tensor, by name.
+        body: the bytes, beginning at a multiple of 64 unless they lie in a message.
+        arrays: one array per tensor, by name; writable and aligned if the body is.
     """
 
     __slots__ = ("arrays", "body", "layout")
@@ -126,6 +128,15 @@ class Pack:
         pack = cls(_layout_of(tuple((n, a.dtype, a.shape) for n, a in arrays.items())))
         for name, array in arrays.items():
             pack.arrays[name][...] = array
+        return pack
+
+    @classmethod
+    def within(cls, layout: PackLayout, body: memoryview) -> Pack:
+        """Returns the pack whose body lies whole in a message: read-only, and not aligned."""
+        pack = cls.__new__(cls)
+        pack.layout = layout
+        pack.body = np.frombuffer(body, np.uint8)
+        pack.arrays = layout.views(pack.body)
         return pack
 
     def pieces(self, size: int = limits.CHUNK_BYTES) -> Iterator[memoryview]:
@@ -209,14 +220,15 @@ def _parse(encoded: bytes) -> PackLayout:
 _parse_cached = lru_cache(maxsize=64)(_parse)
 
 
-def check_bools(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Checks that every byte of every bool array is 0 or 1, as numpy and torch rely on.
+def check_bools(pack: Pack) -> None:
+    """Checks that every byte of every bool tensor is 0 or 1, as numpy and torch rely on.
 
     Raises:
         MalformedMessageError: it is not.
     """
-    for name, array in arrays.items():
-        if array.dtype == np.bool_ and array.size and array.view(np.uint8).max() > 1:
+    for name in pack.layout.bools:
+        array = pack.arrays[name]
+        if array.size and np.maximum.reduce(array.view(np.uint8), axis=None) > 1:
             raise MalformedMessageError(
                 f"bool tensor {name!r} holds bytes other than 0 and 1; send 0 or 1"
             )

@@ -5,7 +5,7 @@ Fields have the names, units and meaning that server_status.proto gives them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -40,6 +40,20 @@ class Durations:
         return Durations(
             self.bounds_s, tuple(new - old for new, old in counts), self.sum_s - earlier.sum_s
         )
+
+    @classmethod
+    def of_all(cls, parts: Iterable[Durations]) -> Durations:
+        """Returns what several say together, also where servers of two versions have other bounds.
+
+        Each count stays below the bound that it had, so `at_most` is as true as it was.
+        """
+        known = list(parts)
+        bounds = sorted({bound for part in known for bound in part.bounds_s})
+        counts = dict.fromkeys([*bounds, float("inf")], 0)
+        for part in known:
+            for bound, count in zip((*part.bounds_s, float("inf")), part.counts, strict=False):
+                counts[bound] += count
+        return cls(tuple(bounds), tuple(counts.values()), sum(part.sum_s for part in known))
 
     def at_most(self, share: float) -> float | None:
         """Returns the bound in seconds below which this share of all times lies.

@@ -153,6 +153,11 @@ class BufferSpec:
         )
 
     @cached_property
+    def declared(self) -> dict[str, Column]:
+        """The declared columns, by name and in the order of names."""
+        return {column.name: column for column in self.columns}
+
+    @cached_property
     def by_name(self) -> dict[str, Column]:
         """All columns, preset ones included, by name and in the order of names."""
         every = sorted((*self.columns, *PRESETS), key=lambda c: c.name)
@@ -190,7 +195,7 @@ class BufferSpec:
     @classmethod
     def from_data_spec(
         cls,
-        data_spec: Mapping[str, Mapping[str, Any]],
+        data_spec: Mapping[str, Any],
         capacity: int,
         fps: float | None = None,
         durability: str = "interval",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS_TAKEN_S = 0.05
 
 
 def run_server(settings: Settings, limits: ServerLimits) -> None:
@@ -156,8 +159,23 @@ def _signals_handled(handle: Callable[[], object]) -> Iterator[None]:
     try:
         yield
     finally:
-        for number in _STOPPING:
-            signal.signal(number, signal.SIG_IGN)
+        _ignore(_STOPPING)
+
+
+def _ignore(numbers: Iterable[int]) -> None:
+    """Ignores signals: first by the system, then, when none is on its way any more, by Python.
+
+    Python tells of one that it took before, and has no handler for by now, with a traceback. Any
+    thread may be the one that takes it, and be kept from that by others for a moment.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ignore = ctypes.CDLL(None).signal
+        ignore.restype, ignore.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+        for number in numbers:
+            ignore(number, int(signal.SIG_IGN))
+        time.sleep(_SIGNALS_TAKEN_S)
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.asynccontextmanager

@@ -95,6 +95,8 @@ def shards(rig: Rig) -> Contenders:
         actors = [rig.client("insert", buffer) for _ in range(4)]
         yield Contender({f"insert, shards: {count}": actors})
         yield Contender({f"sample, shards: {count}": [rig.client("sample", buffer)]})
+        one = rig.client("sample_one", buffer)
+        yield Contender({f"sample, one at a time, shards: {count}": [one]})
 
 
 PARTS: dict[str, Callable[[Rig], Contenders]] = {

@@ -116,7 +116,10 @@ class Rig(ExitStack):
         client = self.enter_context(replayring.connect(addresses, timeout=60, same_host=False))
         workload = self.workload
         buffer = client.create_buffer(BUFFER, workload.data_spec, workload.capacity, fps=FPS)
-        fill(buffer, workload)
+        for address in addresses:  # as many actors would; one writer fills one shard
+            with replayring.connect(address, timeout=60, same_host=False) as shard:
+                share = shard.buffer(BUFFER)
+                fill(share, workload.of_capacity(share.spec.capacity))
         return buffer
 
     def peer(self, python: str, module: str, role: str, *arguments: object) -> Worker:

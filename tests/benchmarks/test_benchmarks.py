@@ -179,7 +179,8 @@ class TestContest:
         before = others_load._ours(os.getpid())
         burn = "import time\nwhile time.process_time() < 0.3: pass"
         subprocess.run([sys.executable, "-c", burn], check=True, timeout=60)
-        assert others_load._ours(os.getpid()) - before >= 0.3
+        burnt = others_load._ours(os.getpid()) - before
+        assert round(burnt, 2) >= 0.3  # it is told in ticks of 0.01 s, which no float is exactly
         assert others_load._busy() >= others_load._ours(os.getpid())
 
 

@@ -7,13 +7,18 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
 import replayring
+from replayring.benchmark.roles import fill
+from replayring.benchmark.workloads import WORKLOADS
 from tests.support import ServerProcess, eventually
 
 PROGRAM = Path(sys.executable).with_name("replayring")
@@ -91,6 +96,13 @@ def test_when_it_is_stopped_its_buffer_goes(
     assert buffers_left(client) == []
 
 
+def test_nothing_is_left_to_import_that_would_swallow_the_stop() -> None:
+    """An exception is lost while numpy.random starts, which numpy puts off until it is used."""
+    program = "import sys, replayring.benchmark.command as _; print('numpy.random' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert done.stdout == b"True\n", done.stderr
+
+
 def test_a_server_that_dies_meanwhile_is_told_of(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "data") as server:
         command = [PROGRAM, "bench", server.address, "--seconds", "600", "--workload", "small"]
@@ -110,12 +122,42 @@ def test_a_server_that_dies_meanwhile_is_told_of(tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
+def test_who_stops_the_filling_does_not_wait_for_a_dead_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that is left by an exception otherwise waits for what it has sent: here 60 s."""
+    small = WORKLOADS["small"]
+    add = replayring.Writer.add_episode
+
+    def add_and_stop(writer: replayring.Writer, data: Mapping[str, Any]) -> int:
+        add(writer, data)
+        raise KeyboardInterrupt
+
+    with ServerProcess(tmp_path / "data") as server, replayring.connect(server.address) as client:
+        buffer = client.create_buffer("b", small.data_spec, small.capacity)
+        server.kill()
+        monkeypatch.setattr(replayring.Writer, "add_episode", add_and_stop)
+        begun = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            fill(buffer, small)
+    assert time.monotonic() - begun < 30
+
+
 def test_what_the_server_refuses_is_told_in_one_line(core_server: str) -> None:
     done = bench(core_server, "--frames", str(1 << 50))
     assert done.returncode == 1
     assert done.stdout.count("\n") == 1  # the heading
     assert done.stderr.startswith("replayring bench: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_several_servers_are_refused_before_anything_is_sent() -> None:
+    done = bench("127.0.0.1:1,127.0.0.1:2", *QUICK)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "replayring bench: 127.0.0.1:1,127.0.0.1:2 are several servers; this command is about "
+        "one: run it for each\n"
+    )
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "soon"])

@@ -52,3 +52,21 @@ def filled(make: MakeBuffer, *lengths: int, **options: Any) -> Any:
     buffer = make(**options)
     buffer.add_data(rollout(*lengths))
     return buffer
+
+
+def count_calls(buffer: object) -> list[str]:
+    """Records the names of the calls that a buffer gets from now on."""
+    calls: list[str] = []
+
+    def recorded(name: str) -> None:
+        original = getattr(buffer, name)
+
+        def method(*args: object, **options: object) -> object:
+            calls.append(name)
+            return original(*args, **options)
+
+        setattr(buffer, name, method)
+
+    for name in ("get", "info", "read_columns"):
+        recorded(name)
+    return calls

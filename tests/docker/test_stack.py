@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -49,8 +50,7 @@ class Stack:
         flags = ["--compose-file", str(FILE), "--resolve-image", "never", "--detach=true"]
         run(["docker", "stack", "deploy", *flags, self.name], PATIENCE, self.environment)
         for slot in (1, 2, 3):
-            task = f"shard.{slot}"
-            eventually(lambda task=task: self.container(task), f"{task} runs", PATIENCE)
+            self.running(f"shard.{slot}")
 
     def container(self, task: str) -> str | None:
         """Returns the container that runs a task now, or None."""
@@ -61,9 +61,14 @@ class Stack:
                 return found
         return None
 
+    def running(self, task: str) -> str:
+        """Waits until a container runs a task, and returns it."""
+        return eventually(lambda: self.container(task) or "", f"{task} runs", PATIENCE)
+
     def remove(self) -> None:
         """Takes it away with its secrets and volumes, whatever there is of them."""
-        docker("stack", "rm", self.name)
+        # Swarm keeps the network for a moment after a test's own container has left it.
+        eventually(lambda: quiet("stack", "rm", self.name), "the stack is removed")
         tasks = ("ps", "--all", "--quiet", "--filter", f"name={self.name}_")
         eventually(lambda: not docker(*tasks), "its tasks are gone")
         for kind in ("secret", "volume", "network"):
@@ -89,7 +94,7 @@ def stack(
         "SHARD_VOLUME": f"{name}-shard-{{{{.Task.Slot}}}}",
         "SECRETS": name,
         "ACTORS": "1",
-        "STEPS": "400",
+        "STEPS": "2000",  # enough that the learner still runs when it is looked at
     }
     stack = Stack(name, certs, environment)
     try:
@@ -125,6 +130,43 @@ def test_shards_are_hardened_and_read_secrets_as_their_own_user(stack: Stack) ->
         assert volumes == [f"{stack.name}-shard-{slot}"]
         modes = docker("exec", container, "stat", "-c", "%a %u", "/run/secrets/server.key")
         assert modes == "400 10001"
+
+
+def test_a_task_writes_as_its_user_only_where_it_may(stack: Stack) -> None:
+    may = {"learner.1": {"/tmp", "/output"}, "actor.1": {"/tmp"}, "shard.1": {"/data"}}
+    for task, folders in may.items():
+        container = stack.running(task)
+        assert docker("exec", container, "id", "-u") == "10001"
+        for folder in ("/tmp", "/output", "/data", "/var/tmp", "/"):
+            wrote = quiet("exec", container, "sh", "-c", f"echo 1 > {folder}/written")
+            assert wrote == (folder in folders), f"{task}: {folder}"
+
+
+def test_all_shards_metrics_are_found_by_one_name(
+    stack: Stack, trainer_image: str, run_container: Callable[..., str]
+) -> None:
+    """As the file says it to Prometheus; an actor's episodes are on one of them by then."""
+    network = f"{stack.name}_replay"
+    (addresses,) = re.findall(r"names: \[(\S+)\], type: A, port: (\d+)", FILE.read_text())
+    (server_name,) = re.findall(r"server_name: (\w+)", FILE.read_text())
+
+    def scraped() -> list[tuple[str, str]]:
+        scraper = run_container(
+            *("--network", network, "--user", "0:0", "--workdir", "/source"),
+            *("--volume", f"{ROOT / 'tests'}:/source/tests:ro"),
+            *("--volume", f"{stack.certs / 'client'}:/certs:ro"),
+            *("--entrypoint", "python", trainer_image, "-m", "tests.docker.scraper"),
+            *("/certs", *addresses, server_name),
+        )
+        assert docker("wait", scraper) == "0", docker_log(scraper)
+        lines = docker("logs", scraper).splitlines()
+        return [(address, received) for address, received in map(str.split, lines)]
+
+    def busy() -> bool:
+        found = dict(scraped())
+        return len(found) == len(SHARDS) and any(int(received) > 0 for received in found.values())
+
+    eventually(busy, "all are found, and one has received something", PATIENCE)
 
 
 def test_a_shard_heals_and_an_update_under_load_loses_nothing_acknowledged(

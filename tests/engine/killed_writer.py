@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ class Life:
         if word == "send":
             self.sent.append(Sent(*numbers))
         elif word == "stored":
-            self.sent[-1].index = numbers[0]
+            sequence, index = numbers
+            next(sent for sent in reversed(self.sent) if sent.sequence == sequence).index = index
         return True
 
     def wait_for_first_append(self) -> None:
@@ -136,7 +138,7 @@ def live(
     retry: tuple[int, int] | None = None,
     quiet: bool = False,
 ) -> None:
-    """Appends episodes until killed.
+    """Appends episodes until killed, some of them together.
 
     Args:
         folder: the data directory.
@@ -150,22 +152,34 @@ def live(
     """
     spec = checked_spec(capacity, width)
     buffer, _ = Store(folder).create(BUFFER, spec)
-    for sequence, frames in plan(random.Random(seed), first, longest, retry):
-        if not quiet or sequence == first:
-            say("send", sequence, frames)
-        stored = buffer.append(checked_episode(spec, sequence, frames), Origin(WRITER, sequence))
-        if not quiet or sequence == first:
-            say("stored", stored.index)
+    for group in plan(random.Random(seed), first, longest, retry):
+        heard = not quiet or group[0][0] == first
+        if heard:
+            for sequence, frames in group:
+                say("send", sequence, frames)
+        stored, refusal = buffer.store_all(
+            (checked_episode(spec, sequence, frames), Origin(WRITER, sequence))
+            for sequence, frames in group
+        )
+        assert refusal is None
+        if heard:
+            for (sequence, _), one in zip(group, stored, strict=True):
+                say("stored", sequence, one.index)
 
 
 def plan(
     rng: random.Random, first: int, longest: int, retry: tuple[int, int] | None
-) -> Iterator[tuple[int, int]]:
-    """Yields the sequences and lengths of a life's episodes."""
+) -> Iterator[list[tuple[int, int]]]:
+    """Yields the sequences and lengths of a life's episodes, in groups that are sent together."""
     if retry:
-        yield retry
-    for sequence in range(first, 1 << 62):
-        yield sequence, rng.choice((1, rng.randint(1, longest), longest))
+        yield [retry]
+    sequences = iter(range(first, 1 << 62))
+    while True:
+        count = rng.choice((1, 1, 4))
+        yield [
+            (sequence, rng.choice((1, rng.randint(1, longest), longest)))
+            for sequence in islice(sequences, count)
+        ]
 
 
 def say(word: str, *numbers: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from replayring_proto.layout import META, encode_meta
 from replayring_proto.ring import RingReader
-from replayring_server.engine import Buffer, buffer, cursor, files
+from replayring_server.engine import Buffer, cursor, files, incoming
 from replayring_server.engine.ring import RingWriter
 
 Patch = Callable[[Any, str, Any], None]
@@ -21,9 +21,9 @@ Patch = Callable[[Any, str, Any], None]
 def publish_before_write(patch: Patch) -> None:
     """The head rises before the rows are written."""
 
-    def write(self: RingWriter, column: Any, start: int, values: Any) -> None:
-        self._counters.head = start + len(values)
-        whole(self, column, start, values)
+    def write(self: RingWriter, column: Any, start: int, pieces: Any) -> None:
+        self._counters.head = start + sum(map(len, pieces))
+        whole(self, column, start, pieces)
 
     whole = RingWriter._write
     patch(RingWriter, "_write", write)
@@ -33,9 +33,9 @@ def publish_before_record(patch: Patch) -> None:
     """The head rises before the record of who sent the episode is written."""
 
     def append(
-        self: RingWriter, arrays: Any, episode_index: int, before_publish: Any = None
+        self: RingWriter, arrays: Any, first: int, lengths: Any, before_publish: Any = None
     ) -> int:
-        start = whole(self, arrays, episode_index)
+        start = whole(self, arrays, first, lengths)
         before_publish()
         return start
 
@@ -47,10 +47,10 @@ def acknowledge_before_publish(patch: Patch) -> None:
     """The head of one episode rises only when the next one comes."""
 
     def append(
-        self: RingWriter, arrays: Any, episode_index: int, before_publish: Any = None
+        self: RingWriter, arrays: Any, first: int, lengths: Any, before_publish: Any = None
     ) -> int:
         self._counters.head = self.__dict__.get("late", self._counters.head)
-        start = whole(self, arrays, episode_index, before_publish)
+        start = whole(self, arrays, first, lengths, before_publish)
         self.__dict__["late"], self._counters.head = self._counters.head, start
         return start
 
@@ -85,12 +85,12 @@ def intent_stored_late(patch: Patch) -> None:
 
 def _wrap_append(patch: Patch, deaf: tuple[str, ...]) -> None:
     def append(
-        self: RingWriter, arrays: Any, episode_index: int, before_publish: Any = None
+        self: RingWriter, arrays: Any, first: int, lengths: Any, before_publish: Any = None
     ) -> int:
         counters = self._counters
         self._counters = _Deaf(counters, deaf)  # type: ignore[assignment]
         try:
-            start = whole(self, arrays, episode_index, before_publish)
+            start = whole(self, arrays, first, lengths, before_publish)
         finally:
             self._counters = counters
         if "intent" in deaf:
@@ -116,17 +116,17 @@ def wrong_slack_in_writers(patch: Patch) -> None:
     """Writers think that there are more rows than there are before a live one is reached."""
 
     def append(
-        self: RingWriter, arrays: Any, episode_index: int, before_publish: Any = None
+        self: RingWriter, arrays: Any, first: int, lengths: Any, before_publish: Any = None
     ) -> int:
         rows, self._rows = self._rows, self._rows + 64
         try:
-            return whole(self, arrays, episode_index, before_publish)
+            return whole(self, arrays, first, lengths, before_publish)
         finally:
             self._rows = rows
 
-    def write(self: RingWriter, column: Any, start: int, values: Any) -> None:
+    def write(self: RingWriter, column: Any, start: int, pieces: Any) -> None:
         rows, self._rows = self._rows, len(columns(column))
-        whole_write(self, column, start, values)
+        whole_write(self, column, start, pieces)
         self._rows = rows
 
     def columns(column: Any) -> Any:
@@ -151,7 +151,7 @@ def no_payload_check(patch: Patch) -> None:
         def __ne__(self, other: object) -> bool:
             return False
 
-    patch(buffer, "hash_arrays", lambda arrays: Same(16))
+    patch(incoming, "hash_arrays", lambda arrays: Same(16))
 
 
 def writer_not_recovered(patch: Patch) -> None:
@@ -226,7 +226,7 @@ def one_slot_without_checksum(patch: Patch) -> None:
 
 def acknowledge_before_sync(patch: Patch) -> None:
     """Under "commit", an episode is acknowledged when it is written, and synced later."""
-    patch(buffer.Buffer, "sync", lambda self, until=None: None)
+    patch(Buffer, "sync", lambda self, until=None: None)
 
 
 MUTATIONS: dict[str, Callable[[Patch], None]] = {

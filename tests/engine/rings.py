@@ -27,9 +27,16 @@ class MemoryRing:
         on_read: called before each step of readers made by `reader`, with the same names.
     """
 
-    def __init__(self, spec: BufferSpec, slices: int = 1) -> None:
-        """Makes an empty ring, whose writer writes each run of rows in that many slices."""
+    def __init__(self, spec: BufferSpec, slices: int = 1, pieces: int = 1) -> None:
+        """Makes an empty ring.
+
+        Args:
+            spec: what it holds.
+            slices: in how many slices its writer writes each run of rows.
+            pieces: episodes of each append, if it has as many frames.
+        """
         self.spec = spec
+        self.pieces = pieces
         self.rows = layout.physical_rows(spec.capacity)
         self.slack = self.rows - spec.capacity
         self.page = np.zeros(layout.CURSOR_BYTES, np.uint8)
@@ -64,12 +71,16 @@ class MemoryRing:
         return RingReader(self.spec, counters, columns)
 
     def append(self, frames: int, before_publish: Callable[[], None] | None = None) -> None:
-        """Appends the next episode; its tag is its number, from 1."""
-        number = self.episodes + 1
-        self.writer.append(
-            checked_episode(self.spec, number, frames), self.episodes, before_publish
-        )
-        self.episodes = number
+        """Appends so many frames, in `pieces` episodes whose tags are their numbers, from 1."""
+        count = min(self.pieces, frames)
+        lengths = [frames // count + (place < frames % count) for place in range(count)]
+        first = self.episodes + 1
+        episodes = [
+            checked_episode(self.spec, tag, length) for tag, length in enumerate(lengths, first)
+        ]
+        columns = {name: [one[name] for one in episodes] for name in episodes[0]}
+        self.writer.append(columns, self.episodes, lengths, before_publish)
+        self.episodes += count
 
     def assert_live_frames_are_whole(self) -> Arrays:
         """Reads every live frame as a new reader would, checks them, and returns them."""

@@ -63,20 +63,12 @@ def full_ring(capacity: int) -> MemoryRing:
     ring = MemoryRing(checked_spec(capacity, width=1))
     start = 0
     arrays = {
-        name: np.zeros((EPISODE * 100, *column.shape), column.dtype)
+        name: [np.zeros((EPISODE, *column.shape), column.dtype)] * 100
         for name, column in ((c.name, c) for c in ring.spec.columns)
     }
-    frames = np.arange(EPISODE * 100)
     while start < capacity * 3 // 2:
-        ring.writer.append(arrays, start // EPISODE)
-        # One append of many episodes at once: their numbers and bounds are put right afterwards.
-        rows = (start + frames) % ring.rows
-        first = start + frames // EPISODE * EPISODE
-        ring.columns["episode_index"][rows] = first // EPISODE
-        ring.columns["frame_index"][rows] = frames % EPISODE
-        ring.columns["timestamp"][rows] = frames % EPISODE / 10
-        ring.columns["_bounds"][rows] = np.stack([first, first + EPISODE], axis=1)
-        start += len(frames)
+        ring.writer.append(arrays, start // EPISODE, [EPISODE] * 100)
+        start += EPISODE * 100
     return ring
 
 

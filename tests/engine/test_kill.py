@@ -47,8 +47,8 @@ class World:
         last = self.stored[-1] if self.stored else Sent(0, 0, 0)
         return (last.index or 0) + last.frames
 
-    def live_and_die(self, zygote: Zygote, longest: int) -> Sent | None:
-        """One life up to its kill; returns the episode that may have been under way."""
+    def live_and_die(self, zygote: Zygote, longest: int) -> list[Sent]:
+        """One life up to its kill; returns the episodes that may have been under way."""
         last = self.stored[-1] if self.stored else None
         retry = [last.sequence, last.frames] if last and self.rng.random() < 0.5 else None
         life = zygote.start(
@@ -69,8 +69,9 @@ class World:
         time.sleep(self.rng.random() * 0.004)  # chooses the moment, and waits for nothing
         life.kill()
 
-    def _learn(self, life: Life) -> Sent | None:
+    def _learn(self, life: Life) -> list[Sent]:
         """Takes over what the life said."""
+        under_way = []
         for sent in life.sent:
             if sent.sequence <= len(self.stored):
                 assert sent.index in (None, self.stored[sent.sequence - 1].index), "stored twice"
@@ -78,34 +79,37 @@ class World:
                 assert sent.index == self.head
                 self.stored.append(sent)
             else:
-                return sent
-        return None
+                under_way.append(sent)
+        return under_way
 
-    def check(self, under_way: Sent | None) -> None:
+    def check(self, under_way: list[Sent]) -> None:
         """Opens what the death left behind and holds it against what was promised."""
         with Store(self.folder) as store:
             if BUFFER not in store.names():
                 assert not self.stored, "the buffer is gone"
                 return
             buffer = store.get(BUFFER)
-            if under_way:
-                self._settle(buffer, under_way)
+            self._settle(buffer, under_way)
             self._check_live_frames(buffer)
             if self.stored:
                 self._retry(buffer, self.stored[-1], duplicate=True)
 
-    def _settle(self, buffer: Buffer, under_way: Sent) -> None:
-        """Sends the last episode again: afterwards it is there once, whether it was or not."""
-        was_stored = buffer.reader.live.end == self.head + under_way.frames
-        if not was_stored:
-            assert buffer.reader.live.end >= self.head, "acknowledged frames are lost"
-            assert buffer.reader.live.end == self.head, "a part of an episode was published"
-            physical_rows = buffer.info().physical_rows
-            self.floor = max(self.floor, self.head + under_way.frames - physical_rows)
+    def _settle(self, buffer: Buffer, under_way: list[Sent]) -> None:
+        """Sends the last ones again: afterwards each is there once, whether it was or not."""
+        end, at = buffer.reader.live.end, self.head
+        assert end >= at, "acknowledged frames are lost"
+        were_stored = [(at := at + sent.frames) <= end for sent in under_way]
+        stored_to = sum(s.frames for s, was in zip(under_way, were_stored, strict=True) if was)
+        assert end == self.head + stored_to, "a part of an episode was published"
+        if not all(were_stored):
+            next_one = under_way[were_stored.index(False)]
+            beyond = end + next_one.frames - buffer.info().physical_rows
+            self.floor = max(self.floor, beyond)
         self._check_window(buffer.reader.live)
-        under_way.index = self.head
-        self._retry(buffer, under_way, duplicate=was_stored)
-        self.stored.append(under_way)
+        for sent, was_stored in zip(under_way, were_stored, strict=True):
+            sent.index = self.head
+            self._retry(buffer, sent, duplicate=was_stored)
+            self.stored.append(sent)
 
     def _retry(self, buffer: Buffer, sent: Sent, *, duplicate: bool) -> None:
         episode = checked_episode(self.spec, sent.sequence, sent.frames)
@@ -151,7 +155,7 @@ def kill_and_check(world: World, longest: int, kills: int) -> int:
     with Zygote() as zygote:
         for _ in range(kills):
             under_way = world.live_and_die(zygote, longest)
-            interrupted += under_way is not None
+            interrupted += bool(under_way)
             world.check(under_way)
     return interrupted
 

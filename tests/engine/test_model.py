@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import random
 import tempfile
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -117,8 +118,17 @@ class EngineAndModel(RuleBasedStateMachine):
             data["timestamp"] = np.array(timestamps[:frames])
         return data
 
-    @rule(data=st.data(), writers=st.lists(st.sampled_from([None, "w1", "w2"]), min_size=1))
-    def append(self, data: st.DataObject, writers: list[str | None]) -> None:
+    @rule(
+        data=st.data(),
+        writers=st.lists(st.sampled_from([None, "w1", "w2"]), min_size=1),
+        together=st.booleans(),
+        again=st.booleans(),
+    )
+    def append(
+        self, data: st.DataObject, writers: list[str | None], together: bool, again: bool
+    ) -> None:
+        """Episodes one by one, or handed over together; then perhaps the last one again."""
+        added = []
         for writer in writers:
             frames = data.draw(self.lengths())
             steps = STEPS[data.draw(st.sampled_from(list(STEPS)))]
@@ -126,16 +136,32 @@ class EngineAndModel(RuleBasedStateMachine):
             if steps is not None:
                 drawn = data.draw(st.lists(steps, min_size=frames, max_size=frames))
                 times = list(accumulate(drawn))
-            self.add(self.episode(frames, times), writer, data.draw(st.integers(1, 3)))
+            gap = data.draw(st.integers(1, 3))
+            if together:
+                added.append(self.expect(self.episode(frames, times), writer, gap))
+            else:
+                self.add(self.episode(frames, times), writer, gap)
+        if again and added and added[-1][1] is not None:
+            episode, origin, expected = added[-1]
+            added.append((episode, origin, replace(expected, duplicate=True)))
+        found = self.buffer.store_all((episode, origin) for episode, origin, _ in added)
+        assert found == ([expected for _, _, expected in added], None)
 
     def add(self, episode: Arrays, writer: str | None, gap: int) -> None:
+        episode, origin, expected = self.expect(episode, writer, gap)
+        assert self.buffer.append(episode, origin) == expected
+
+    def expect(
+        self, episode: Arrays, writer: str | None, gap: int
+    ) -> tuple[Arrays, Origin | None, Stored]:
+        """Adds a new episode to the model; returns it, its origin, and where it is to go."""
         expected = self.model.add_episode(episode)
         origin = None
         if writer:
             sequence = max(self.sent[writer], default=0) + gap
             origin = Origin(writer, sequence)
             self.sent[writer][sequence] = (episode, expected)
-        assert self.buffer.append(episode, origin) == stored(expected, duplicate=False)
+        return episode, origin, stored(expected, duplicate=False)
 
     def lengths(self) -> st.SearchStrategy[int]:
         """Short episodes, any, those longer than the slack, and those as long as can be."""

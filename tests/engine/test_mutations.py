@@ -38,7 +38,9 @@ Proof = Callable[[Place], None]
 def each_step_of_an_append(place: Place) -> None:
     place.plant()
     for capacity, lengths in ring_steps.RINGS:
-        ring_steps.test_at_each_step_of_an_append_every_live_frame_is_whole(capacity, lengths)
+        ring_steps.test_at_each_step_of_an_append_every_live_frame_is_whole(
+            capacity, lengths, pieces=1
+        )
 
 
 def interrupted_reads(place: Place) -> None:

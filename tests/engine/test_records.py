@@ -214,32 +214,34 @@ def table_file(slots: int) -> np.ndarray:
     return np.zeros(slots * layout.EPISODE_RECORD.itemsize, np.uint8)
 
 
+def decoded(encoded: bytes) -> Record | None:
+    return Record.decode(np.frombuffer(encoded, layout.EPISODE_RECORD)[0])
+
+
 def test_a_record_round_trips() -> None:
     original = Record(7, 1 << 60, 3, Origin("w" * 64, (1 << 63) - 1), bytes(range(16)))
-    assert Record.decode(original.encode()[()]) == original
+    assert decoded(original.encode()) == original
 
 
 def test_a_payload_hash_that_ends_in_zeros_round_trips() -> None:
     original = Record(0, 0, 1, Origin("w", 1), b"ab" + bytes(14))
-    assert Record.decode(original.encode()[()]) == original
+    assert decoded(original.encode()) == original
 
 
 def test_no_record_and_any_torn_record_are_ignored() -> None:
     assert Record.decode(np.zeros((), layout.EPISODE_RECORD)) is None
-    whole = record(3).encode().tobytes()
+    whole = record(3).encode()
     for at in range(layout.EPISODE_RECORD.fields["reserved"][1]):  # type: ignore[index]
         torn = bytearray(whole)
         torn[at] ^= 0x40
-        encoded = np.frombuffer(bytes(torn), layout.EPISODE_RECORD)[0]
-        assert Record.decode(encoded) is None, at
+        assert decoded(bytes(torn)) is None, at
 
 
 def test_a_record_torn_between_old_and_new_is_ignored() -> None:
     """As a death while it is written leaves it: the first bytes new, the rest old."""
-    old, new = record(1).encode().tobytes(), record(70, sequence=99).encode().tobytes()
+    old, new = record(1).encode(), record(70, sequence=99).encode()
     for cut in range(1, 128):
-        encoded = np.frombuffer(new[:cut] + old[cut:], layout.EPISODE_RECORD)[0]
-        assert Record.decode(encoded) in (None, record(1), record(70, sequence=99))
+        assert decoded(new[:cut] + old[cut:]) in (None, record(1), record(70, sequence=99))
 
 
 def test_a_torn_record_in_the_writers_table_frees_its_place() -> None:

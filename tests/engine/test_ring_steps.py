@@ -19,14 +19,16 @@ RINGS = [
     (200, [90, 200, 64, 65, 199, 200]),
 ]
 SLICES = 3
+PIECES = [1, 3]
+"""Episodes of an append."""
 
 
 class Died(Exception):
     """The process that was appending is gone."""
 
 
-def ring_of(capacity: int) -> MemoryRing:
-    return MemoryRing(checked_spec(capacity), slices=SLICES)
+def ring_of(capacity: int, pieces: int = 1) -> MemoryRing:
+    return MemoryRing(checked_spec(capacity), slices=SLICES, pieces=pieces)
 
 
 def steps_of(ring: MemoryRing, frames: int) -> list[str]:
@@ -38,12 +40,13 @@ def steps_of(ring: MemoryRing, frames: int) -> list[str]:
     return [step for step in steps if not step.startswith("read")]
 
 
+@pytest.mark.parametrize("pieces", PIECES)
 @pytest.mark.parametrize(("capacity", "lengths"), RINGS)
 def test_an_append_stores_low_then_intent_then_rows_then_head(
-    capacity: int, lengths: list[int]
+    capacity: int, lengths: list[int], pieces: int
 ) -> None:
     for frames in lengths * 4:
-        ring = ring_of(capacity)
+        ring = ring_of(capacity, pieces)
         for earlier in lengths * 3:
             ring.append(earlier)
         steps = steps_of(ring, frames)
@@ -54,12 +57,13 @@ def test_an_append_stores_low_then_intent_then_rows_then_head(
         assert set(steps[1:-2]) == {*layout.stored_columns(ring.spec)}
 
 
+@pytest.mark.parametrize("pieces", PIECES)
 @pytest.mark.parametrize(("capacity", "lengths"), RINGS)
 def test_low_rises_only_for_an_episode_longer_than_the_slack(
-    capacity: int, lengths: list[int]
+    capacity: int, lengths: list[int], pieces: int
 ) -> None:
     """And only when the ring is so full that its rows reach into the live window."""
-    ring = ring_of(capacity)
+    ring = ring_of(capacity, pieces)
     for frames in lengths * 6:
         head = ring.counters.head
         live_start = ring.reader().live.start
@@ -69,12 +73,13 @@ def test_low_rises_only_for_an_episode_longer_than_the_slack(
         assert reaches or ring.counters.low <= live_start
 
 
+@pytest.mark.parametrize("pieces", PIECES)
 @pytest.mark.parametrize(("capacity", "lengths"), RINGS)
 def test_at_each_step_of_an_append_every_live_frame_is_whole(
-    capacity: int, lengths: list[int]
+    capacity: int, lengths: list[int], pieces: int
 ) -> None:
     """Whole, contiguous, the newest ones there are, and all published episodes but no other."""
-    ring = ring_of(capacity)
+    ring = ring_of(capacity, pieces)
     seen = 0
 
     def look(step: str) -> None:
@@ -92,11 +97,12 @@ def test_at_each_step_of_an_append_every_live_frame_is_whole(
     assert seen > 8 * SLICES * len(lengths)
 
 
+@pytest.mark.parametrize("pieces", PIECES)
 @pytest.mark.parametrize(("capacity", "lengths"), RINGS)
 def test_what_lives_during_an_append_is_all_but_what_the_slack_cannot_spare(
-    capacity: int, lengths: list[int]
+    capacity: int, lengths: list[int], pieces: int
 ) -> None:
-    ring = ring_of(capacity)
+    ring = ring_of(capacity, pieces)
     for frames in lengths * 3:
         before = ring.reader().live
         expected = max(before.start, before.end + frames - ring.rows)
@@ -135,11 +141,14 @@ def die_at(ring: MemoryRing, frames: int, step_number: int) -> bool:
     return False
 
 
+@pytest.mark.parametrize("pieces", PIECES)
 @pytest.mark.parametrize("frames", [1, 5, 64])
-def test_an_append_within_the_slack_that_dies_at_any_step_loses_nothing(frames: int) -> None:
+def test_an_append_within_the_slack_that_dies_at_any_step_loses_nothing(
+    frames: int, pieces: int
+) -> None:
     step = 0
     while True:
-        ring = ring_of(70)
+        ring = ring_of(70, pieces)
         for earlier in (30, 64, 70, 41):
             ring.append(earlier)
         before = ring.assert_live_frames_are_whole()
@@ -171,11 +180,14 @@ def test_a_longer_append_that_dies_costs_what_the_slack_cannot_spare(frames: int
     assert step > len(layout.stored_columns(ring.spec))
 
 
+@pytest.mark.parametrize("pieces", PIECES)
 @pytest.mark.parametrize(("capacity", "lengths"), RINGS)
-def test_deaths_upon_deaths_leave_a_ring_that_goes_on(capacity: int, lengths: list[int]) -> None:
+def test_deaths_upon_deaths_leave_a_ring_that_goes_on(
+    capacity: int, lengths: list[int], pieces: int
+) -> None:
     """At random steps of random appends; each successor takes over what the last one left."""
     random = np.random.default_rng(capacity)
-    ring = ring_of(capacity)
+    ring = ring_of(capacity, pieces)
     deaths = 0
     for _ in range(150):
         frames = int(random.choice(lengths))

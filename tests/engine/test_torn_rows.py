@@ -106,7 +106,7 @@ def ignore_intent(monkeypatch: pytest.MonkeyPatch) -> None:
 def run_schedule(read: Read, capacity: int, seed: int) -> None:
     """One read, interrupted at random steps by any number of the writer's steps."""
     rng = random.Random(seed)
-    ring = MemoryRing(checked_spec(capacity), slices=2)
+    ring = MemoryRing(checked_spec(capacity), slices=2, pieces=rng.choice((1, 2)))
     for _ in range(rng.randrange(3, 12)):
         ring.append(rng.choice((1, capacity // 2, capacity)))
     budget = 20  # overtakings of one read; after that it gets through

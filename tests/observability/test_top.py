@@ -3,110 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import re
 import signal
 import subprocess
 import sys
-import termios
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from rich.console import Console
 
 import replayring
 from replayring.top.rates import Rates, Reading
-from replayring.top.screen import Screen
-from replayring_proto.server_status import (
-    BufferStatus,
-    Durations,
-    LimitUse,
-    MethodStatus,
-    ServerStatus,
-    WriterStatus,
-)
+from replayring_proto.server_status import Durations, LimitUse
 from tests.certificates import READ, Authority, Pair, token_file
+from tests.observability.made import GIB, buffer, method, server
+from tests.observability.terminals import Terminal, drawn, once, row, top
 from tests.support import PATIENCE, ServerProcess, eventually
-
-NONE = Durations((0.001, 1.0), (0, 0, 0), 0.0)
-GIB = 1 << 30
-
-
-def buffer(name: str = "online", **changes: Any) -> BufferStatus:
-    status = BufferStatus(
-        name=name,
-        buffer_id=f"id of {name}",
-        capacity=1000,
-        oldest_index=0,
-        next_index=250,
-        num_episodes=5,
-        next_episode_index=5,
-        opened_index=0,
-        durable_index=250,
-        disk_bytes=1 << 20,
-        duplicates=0,
-        batches_sampled=0,
-        frames_sampled=500,
-        syncs=NONE,
-        num_writers=2,
-        writers_quiet=NONE,
-        writers=(WriterStatus("robot", 95.0, 5, True), WriterStatus("other", 1.0, 2, False)),
-    )
-    return replace(status, **changes)
-
-
-def method(name: str = "SampleBatch", **changes: Any) -> MethodStatus:
-    return replace(MethodStatus(name, 1, {}, NONE), **changes)
-
-
-def server(**changes: Any) -> ServerStatus:
-    status = ServerStatus(
-        version="1.2.3",
-        uptime_s=4000.0,
-        num_buffers=1,
-        peers=3,
-        received_bytes=0,
-        sent_bytes=0,
-        disk_free_bytes=70 * GIB,
-        disk_size_bytes=100 * GIB,
-        resident_bytes=240 << 20,
-        buffers=(buffer(),),
-        methods=(method(),),
-        limits=(LimitUse("max_staging_bytes", 0, 2 * GIB), LimitUse("max_calls", 4, 100)),
-    )
-    return replace(status, **changes)
-
-
-def drawn(
-    now: ServerStatus,
-    before: ServerStatus | None = None,
-    *,
-    width: int = 200,
-    height: int = 50,
-    trouble: str | None = None,
-) -> list[str]:
-    """Returns the lines that a terminal of this size would show, two seconds after `before`."""
-    console = Console(width=width, height=height, force_terminal=True, color_system=None)
-    old = None if before is None else Reading(10.0, before)
-    with console.capture() as capture:
-        console.print(Screen("host:1", Reading(12.0, now), old, trouble))
-    text = re.sub(r"\x1b\[[0-9;]*m", "", capture.get())
-    return [line.rstrip() for line in text.splitlines()]
-
-
-def row(lines: list[str], name: str) -> dict[str, str]:
-    """Returns a table's row by its headings."""
-    (line,) = (line for line in lines if line.startswith(name))
-    heading = next(each for each in reversed(lines[: lines.index(line)]) if each[:6] in HEADINGS)
-    return dict(zip(re.split(r"  +", heading), re.split(r"  +", line), strict=True))
-
-
-HEADINGS = ("buffer", "method")
 
 
 def test_rates_are_differences_over_the_time_between_two_readings() -> None:
@@ -153,7 +64,7 @@ def test_nor_has_a_buffer_made_anew_under_the_same_name() -> None:
 
 
 def test_a_reading_of_the_same_moment_gives_none() -> None:
-    reading = Reading(1.0, server())
+    reading = Reading(1.0, 1.0, server())
     assert Rates(reading, reading).received_bytes is None
 
 
@@ -203,29 +114,6 @@ def test_eighty_columns_show_what_matters() -> None:
 
 
 # The command
-
-
-@contextmanager
-def top(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """`replayring top` as a process whose output is read."""
-    command = [str(Path(sys.executable).with_name("replayring")), "top", *arguments]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def once(*arguments: str, **environment: str) -> tuple[int, str, str]:
-    with top("--once", *arguments, **environment) as process:
-        out, err = process.communicate(timeout=PATIENCE)
-    return process.returncode, out, err
 
 
 @pytest.fixture
@@ -319,42 +207,6 @@ def test_it_connects_as_the_client_does(tmp_path: Path, authority: Authority, pa
         code, _, err = once(address, *options)
         assert code == 1
         assert "token" in err
-
-
-class Terminal:
-    """A process on a terminal of its own."""
-
-    def __init__(self, *arguments: str, columns: int = 80, rows: int = 24) -> None:
-        self._fd, slave = pty.openpty()
-        termios.tcsetwinsize(slave, (rows, columns))
-        command = [str(Path(sys.executable).with_name("replayring")), "top", *arguments]
-        environment = {**os.environ, "TERM": "xterm"}
-        environment = {k: v for k, v in environment.items() if k not in ("COLUMNS", "LINES")}
-        self.process = subprocess.Popen(
-            command,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env=environment,
-            start_new_session=True,
-        )
-        os.close(slave)
-        os.set_blocking(self._fd, False)
-        self._seen = ""
-
-    def seen(self) -> str:
-        """Everything that was written so far."""
-        try:
-            while data := os.read(self._fd, 65_536):
-                self._seen += data.decode(errors="replace")
-        except (BlockingIOError, OSError):
-            pass
-        return self._seen
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait(PATIENCE)
-        os.close(self._fd)
 
 
 @pytest.fixture

@@ -174,9 +174,9 @@ def test_bool_bytes_other_than_0_and_1_are_refused(shape: tuple[int, ...]) -> No
         values = np.zeros(shape, np.uint8)
         values[...] = byte
         with pytest.raises(MalformedMessageError, match="'done'"):
-            check_bools({"done": values.view(np.bool_)})
-    check_bools({"done": np.ones(shape, np.bool_), "none": np.zeros((0, 2), np.bool_)})
+            check_bools(Pack.of({"x": np.ones(3), "done": values.view(np.bool_)}))
+    check_bools(Pack.of({"done": np.ones(shape, np.bool_), "none": np.zeros((0, 2), np.bool_)}))
 
 
 def test_other_dtypes_may_hold_any_byte() -> None:
-    check_bools({"image": np.full(4, 255, np.uint8)})
+    check_bools(Pack.of({"image": np.full(4, 255, np.uint8)}))

@@ -199,18 +199,18 @@ def test_many_writers_at_once_lose_and_double_nothing(
 
 
 class Gate:
-    """Holds `Buffer.store` up until it is opened."""
+    """Holds `Buffer.store_all` up until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._entered, self._open = threading.Event(), threading.Event()
-        real = Buffer.store
+        real = Buffer.store_all
 
-        def store(buffer: Buffer, *arguments: Any) -> Any:
+        def store_all(buffer: Buffer, *arguments: Any) -> Any:
             self._entered.set()
             assert self._open.wait(PATIENCE)
             return real(buffer, *arguments)
 
-        monkeypatch.setattr(Buffer, "store", store)
+        monkeypatch.setattr(Buffer, "store_all", store_all)
 
     def wait(self) -> None:
         """Returns when somebody stands before it."""

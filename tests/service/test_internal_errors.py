@@ -43,7 +43,7 @@ CALLS: dict[str, tuple[type, str, Any]] = {
     "GetBuffer": (Buffer, "info", lambda wire: wire.info("b")),
     "ListBuffers": (Store, "buffers", lambda wire: wire.ask("ListBuffers", b"")),
     "DeleteBuffer": (Store, "delete", lambda wire: wire.delete("b")),
-    "AddEpisodes": (Buffer, "store", lambda wire: wire.add("b", episode(2), sequence=2)),
+    "AddEpisodes": (Buffer, "store_all", lambda wire: wire.add("b", episode(2), sequence=2)),
     "GetItem": (RingReader, "at_positions", lambda wire: wire.get("b", [0])),
     "SampleBatch": (RingReader, "gather", lambda wire: wire.sample("b", 2)),
     "ReadColumn": (RingReader, "read_columns", lambda wire: wire.columns("b", "pixel")),
@@ -88,7 +88,7 @@ def test_disk_error_of_an_append_is_internal_and_the_next_one_works(
         raise OSError(5, "Input/output error", "/secret/path")
 
     with monkeypatch.context() as planted:
-        planted.setattr(Buffer, "store", broken)
+        planted.setattr(Buffer, "store_all", broken)
         with pytest.raises(Refused) as caught:
             wire.add("b", episode(2), sequence=2)
     assert caught.value.code == "INTERNAL"
@@ -135,7 +135,7 @@ def test_slow_disk_holds_up_nobody_else(
             [replay_pb2.CreateBufferRequest(name="c", spec=SPEC)],
         ),
         "delete": (Buffer, "close", "DeleteBuffer", [replay_pb2.DeleteBufferRequest(name="slow")]),
-        "append": (Buffer, "store", "AddEpisodes", added("slow")),
+        "append": (Buffer, "store_all", "AddEpisodes", added("slow")),
         "publish": (Parameters, "publish", "PublishParameters", published("p")),
     }[slow]
     real = getattr(cls, name)

@@ -190,16 +190,18 @@ def test_durable_ones_share_one_sync(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert synced == [6]
 
 
-def test_others_have_their_turn_amid_a_message(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("reading", [False, True])
+def test_learners_have_their_turn_amid_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reading: bool
 ) -> None:
     """Here after each episode, and they see those that are stored by then."""
     with LocalServer(tmp_path / "data") as server, Wire(server.address) as wire:
         wire.create("b", SPEC)
         seen: list[int] = []
-        monkeypatch.setattr(adding, "_STORED_AT_ONCE", 1)
+        monkeypatch.setattr(adding, "_STORED_AT_ONCE_WHILE_READING", 1)
+        monkeypatch.setattr(Workers, "reading", property(lambda self: reading))
         monkeypatch.setattr(
             Workers, "give_way", lambda self, loop: seen.append(wire.info("b").next_index)
         )
         wire.call("AddEpisodes", start_message("b"), shared_message(1, *map(episode, (2, 1, 3))))
-        assert seen == [2, 3]
+        assert seen == ([2, 3] if reading else [])

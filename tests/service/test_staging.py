@@ -136,6 +136,7 @@ def test_memory_comes_back_when_a_peer_vanishes_or_its_time_is_up(
 def test_one_who_stops_waiting_lets_the_next_one_in(local: LocalServer, wire: Wire) -> None:
     staging = local.calls.staging
     half(wire)
+    eventually(lambda: staging.free < 7 * MIB, "it has its memory")
     large = whole(wire, "large", mib=8)
     eventually(lambda: staging.missing > 0, "it waits")
     small = whole(wire, "small")
@@ -151,6 +152,7 @@ def test_stopping_server_does_not_wait_for_those_who_wait_for_memory(tmp_path: P
         with Wire(server.address) as wire:
             wire.create("b", SPEC)
             half(wire)
+            eventually(lambda: staging.free < 7 * MIB, "it has its memory")
             waits = whole(wire, "waits", mib=8)
             eventually(lambda: staging.missing > 0, "it waits")
             server.run(_stop(server))
@@ -170,14 +172,14 @@ def test_memory_is_held_until_the_engine_is_done_even_if_nobody_waits(
 ) -> None:
     staging = local.calls.staging
     entered, go_on = threading.Event(), threading.Event()
-    real = Buffer.store
+    real = Buffer.store_all
 
     def held_up(*arguments: Any) -> Any:
         entered.set()
         assert go_on.wait(PATIENCE)
         return real(*arguments)
 
-    monkeypatch.setattr(Buffer, "store", held_up)
+    monkeypatch.setattr(Buffer, "store_all", held_up)
     call = whole(wire, "gone")
     try:
         assert entered.wait(PATIENCE)
@@ -293,6 +295,7 @@ def test_small_packs_wait_for_nobody(local: LocalServer, wire: Wire) -> None:
     wire.create("small", small)
     for number in range(2):
         half(wire, f"w{number}")
+    eventually(lambda: local.calls.staging.free < 3 * MIB, "both have their memory")
     whole(wire, "large")
     eventually(lambda: local.calls.staging.missing > 0, "large episodes wait")
     unread_batch(wire, "b", ASKED)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,22 @@ SPEC = {"state": {"shape": (2,), "dtype": "float32"}, "number": {"shape": (), "d
 def episode(frames: int, number: int = 0) -> dict[str, Any]:
     """Returns an episode whose frames all have a number."""
     return {"state": np.zeros((frames, 2)), "number": np.full(frames, number)}
+
+
+Draws = Callable[..., AbstractContextManager[Iterator[dict[str, Any]]]]
+"""One of the ways to draw batches, given a buffer and what `sample` takes."""
+
+
+def in_a_stream(
+    buffer: replayring.ShardedBuffer, batch_size: int, **options: Any
+) -> replayring.SampleStream:
+    return buffer.sample_stream(batch_size, **options)
+
+
+def one_by_one(
+    buffer: replayring.ShardedBuffer, batch_size: int, **options: Any
+) -> AbstractContextManager[Iterator[dict[str, Any]]]:
+    return nullcontext(iter(lambda: buffer.sample(batch_size, **options), None))
 
 
 class Shards:

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -19,7 +19,7 @@ import pytest
 import replayring
 from replayring import shard_of
 from replayring.sharded._names import ranking
-from tests.sharded.conftest import SPEC, Shards, add_to, episode
+from tests.sharded.conftest import SPEC, Draws, Shards, add_to, episode, in_a_stream, one_by_one
 from tests.support import eventually
 
 pytestmark = [pytest.mark.usefixtures("no_threads_left"), pytest.mark.timeout(240)]
@@ -36,15 +36,16 @@ def connect(shards: Shards, **options: object) -> replayring.ShardedClient:
     return client
 
 
+@pytest.mark.parametrize("draws", [in_a_stream, one_by_one])
 @pytest.mark.parametrize("how", ["kill", "freeze"])
 def test_the_learner_goes_on_within_two_seconds_and_takes_the_shard_back(
-    how: str, shards: Shards, caplog: pytest.LogCaptureFixture
+    how: str, draws: Draws, shards: Shards, caplog: pytest.LogCaptureFixture
 ) -> None:
     with connect(shards) as client:
         buffer = client.create_buffer("b", SPEC, 10_000)
         add_to(buffer, 0, 100)
         add_to(buffer, 1, 100)
-        with buffer.sample_stream(32) as stream:
+        with draws(buffer, 32) as stream:
             eventually(lambda: both_in(stream), "both shards are drawn from")
             shards.kill(0) if how == "kill" else shards.signal(0, signal.SIGSTOP)
             longest, until = 0.0, time.monotonic() + 4
@@ -62,7 +63,7 @@ def test_the_learner_goes_on_within_two_seconds_and_takes_the_shard_back(
     assert shards.addresses[0] in away[0]
 
 
-def both_in(stream: replayring.SampleStream) -> bool:
+def both_in(stream: Iterator[dict[str, np.ndarray]]) -> bool:
     return len(set(shard_of(next(stream)["index"]))) == 2
 
 

@@ -11,7 +11,8 @@ import pytest
 
 import replayring
 from replayring import shard_of
-from tests.sharded.conftest import Shards
+from replayring.sharded import _one_batch
+from tests.sharded.conftest import Draws, Shards, in_a_stream, one_by_one
 from tests.support import eventually
 
 ADDED = {"equal": (300, 300, 300), "1:10:100": (5, 50, 500), "two empty": (0, 0, 40)}
@@ -33,14 +34,15 @@ def fill(buffer: replayring.ShardedBuffer, *frames: int) -> None:
             buffer._parts[shard].buffer.add_episode({"number": np.arange(count)})
 
 
+@pytest.mark.parametrize("draws", [in_a_stream, one_by_one])
 @pytest.mark.parametrize("drop", [0, 3])
 @pytest.mark.parametrize("added", ADDED.values(), ids=ADDED)
 def test_shards_give_their_shares_of_eligible_frames(
-    buffer: replayring.ShardedBuffer, added: tuple[int, ...], drop: int
+    buffer: replayring.ShardedBuffer, added: tuple[int, ...], drop: int, draws: Draws
 ) -> None:
     fill(buffer, *added)
     eligible = np.maximum(np.array(added) - drop, 0)
-    with buffer.sample_stream(100, drop_n_last_frames=drop, seed=1) as stream:
+    with draws(buffer, 100, drop_n_last_frames=drop) as stream:
         drawn = np.concatenate([next(stream)["index"] for _ in range(100)])
     counts = np.bincount(shard_of(drawn), minlength=3)
     shares = eligible / eligible.sum()
@@ -56,7 +58,9 @@ def test_a_shard_that_fills_is_drawn_from_as_it_fills(buffer: replayring.Sharded
             next(stream)
         for _ in range(9):
             fill(buffer, 100, 0, 100)
-        for _ in range(2 * 4 + 3):
+        # How soon an empty shard says that it is none any more is a matter of time, not of batches.
+        eventually(lambda: 2 in shard_of(next(stream)["index"]), "frames of the third shard")
+        for _ in range(2 * 4 * 3 + 3):
             next(stream)
         batches = [next(stream)["index"] for _ in range(60)]
     counts = np.bincount(shard_of(np.concatenate(batches)), minlength=3)
@@ -96,8 +100,11 @@ def test_positions_run_over_the_shards(buffer: replayring.ShardedBuffer) -> None
             buffer.get([0, position])
 
 
-def test_a_batch_waits_for_frames_over_all_shards(buffer: replayring.ShardedBuffer) -> None:
-    with buffer.sample_stream(10, min_frames=30, timeout=0.3) as stream:
+@pytest.mark.parametrize("draws", [in_a_stream, one_by_one])
+def test_a_batch_waits_for_frames_over_all_shards(
+    buffer: replayring.ShardedBuffer, draws: Draws
+) -> None:
+    with draws(buffer, 10, min_frames=30, timeout=0.3) as stream:
         with pytest.raises(replayring.DeadlineError, match=r"holds 0 frames.*waits for 30"):
             next(stream)
         fill(buffer, 10, 10, 9)
@@ -127,6 +134,63 @@ def test_a_seed_repeats(buffer: replayring.ShardedBuffer) -> None:
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)
     assert draw(None) != draw(None)
+
+
+def test_a_seeded_batch_repeats_whatever_was_drawn_before(
+    buffer: replayring.ShardedBuffer,
+) -> None:
+    fill(buffer, 20, 300, 40)
+    first = buffer.sample(64, seed=1)
+    buffer.sample(64)  # by which it learns how much to ask of each
+    again, other = buffer.sample(64, seed=1), buffer.sample(64, seed=2)
+    np.testing.assert_array_equal(first["index"], again["index"])
+    assert (first["index"] != other["index"]).any()
+    assert (buffer.sample(64)["index"] != buffer.sample(64)["index"]).any()
+
+
+def test_a_batch_that_takes_long_is_waited_for(
+    buffer: replayring.ShardedBuffer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A shard that is there, and only slow, is neither left out nor said to be away."""
+    monkeypatch.setattr(_one_batch, "_ANSWER_SECONDS", 0.0005)
+    fill(buffer, 300, 300, 300)
+    drawn = buffer.sample(20_000, delta_indices={"number": range(50)})
+    counts = np.bincount(shard_of(drawn["index"]))
+    assert (np.abs(counts - 20_000 / 3) < 6 * np.sqrt(20_000 * 2 / 9)).all()
+    assert "cannot be reached" not in caplog.text
+
+
+def test_closing_the_client_ends_a_sample_that_waits(
+    buffer: replayring.ShardedBuffer,
+) -> None:
+    errors: list[str] = []
+
+    def wait() -> None:
+        try:
+            buffer.sample(5)
+        except replayring.ClosedError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    buffer.client.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert "closed" in errors[0]
+
+
+@pytest.mark.parametrize("what", ["the stream", "the client"])
+def test_nothing_comes_of_what_was_closed(buffer: replayring.ShardedBuffer, what: str) -> None:
+    """Not even batches that were ready by then."""
+    fill(buffer, 30, 30, 30)
+    stream = buffer.sample_stream(5)
+    next(stream)
+    stream.close() if what == "the stream" else buffer.client.close()
+    with pytest.raises(replayring.ClosedError, match="was closed"):
+        next(stream)
+    stream.close()
 
 
 def test_close_ends_who_waits(buffer: replayring.ShardedBuffer) -> None:

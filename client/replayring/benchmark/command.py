@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import signal
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from replayring.benchmark.tasks import Task
 from replayring.benchmark.workloads import FPS, WORKLOADS, Workload
 from replayring.buffer import Buffer
 from replayring.client import Client
-from replayring.commands.connection import add_connection_arguments, connect_by
+from replayring.commands.connection import add_connection_arguments, connect_to_one_by
 from replayring_proto.errors import NotFoundError, ReplayRingError
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -91,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
     """
     # SIGTERM has to end it as Ctrl-C does, so that the buffer goes too.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # What the client logs of episodes that were on their way then concerns nobody.
+    logging.getLogger("replayring").addHandler(logging.NullHandler())
     try:
         _run(args)
     except KeyboardInterrupt:
@@ -107,8 +110,8 @@ def _run(args: argparse.Namespace) -> None:
     if not args.json:
         print(LINE.format(*HEADING))
     with (
-        connect_by(args, TIMEOUT, same_host=False) as wire,
-        connect_by(args, TIMEOUT) as files,
+        connect_to_one_by(args, TIMEOUT, same_host=False) as wire,
+        connect_to_one_by(args, TIMEOUT) as files,
     ):
         for name in args.workload or WORKLOADS:
             workload = WORKLOADS[name]
@@ -123,9 +126,9 @@ def _measure(
     wire: Client, files: Client, workload: Workload, seconds: float
 ) -> Generator[dict[str, Any], None, None]:
     """Yields the figures of a workload, from a buffer that exists meanwhile."""
-    with _buffer(wire, workload) as over_wire:
+    with _buffer(files, workload) as from_files:
+        over_wire = wire.buffer(from_files.name)
         fill(over_wire, workload)
-        from_files = files.buffer(over_wire.name)
         for load in LOADS:
             if load.same_host and not from_files.info().same_host:
                 continue

@@ -109,8 +109,16 @@ ROLES: dict[str, Role] = {
 
 
 def fill(buffer: Buffer, workload: Workload) -> None:
-    """Fills a buffer of the workload's capacity."""
+    """Fills a buffer of the workload's capacity.
+
+    Ctrl-C closes the buffer's client, so that nobody waits until a server that may be dead has
+    acknowledged frames that are of no use any more.
+    """
     episode = workload.episode()
     with buffer.writer(timeout=TIMEOUT) as writer:
-        for _ in range(workload.capacity // workload.episode_frames):
-            writer.add_episode(episode)
+        try:
+            for _ in range(workload.capacity // workload.episode_frames):
+                writer.add_episode(episode)
+        except KeyboardInterrupt:
+            buffer.client.close()
+            raise

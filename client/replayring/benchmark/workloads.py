@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+# Not left to numpy, which imports it at its first use: a Ctrl-C in the middle of that is lost,
+# since compiled modules drop some exceptions while they start.
+from numpy.random import Generator, default_rng
+
 __all__ = ["WORKLOADS", "Workload"]
 
 FPS = 30
@@ -86,16 +90,14 @@ class Workload:
 
     def episode(self, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
         """Returns an episode of random values, which do not compress."""
-        rng = np.random.default_rng(seed)
+        rng = default_rng(seed)
         return {
             name: _noise(rng, (self.episode_frames, *shape), np.dtype(dtype))
             for name, (dtype, shape) in self.columns.items()
         }
 
 
-def _noise(
-    rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> npt.NDArray[Any]:
+def _noise(rng: Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     if dtype.kind == "f":
         return rng.standard_normal(shape).astype(dtype)
     return rng.integers(0, 2 if dtype.kind == "b" else 256, shape).astype(dtype)

@@ -6,15 +6,20 @@ import argparse
 
 from replayring.client import Client
 from replayring.connecting import connect
+from replayring.sharded import ShardedClient
 from replayring_proto.errors import InvalidRequestError
 from replayring_proto.tls_arguments import add_tls_arguments, tls_from
 
-__all__ = ["add_connection_arguments", "connect_by"]
+__all__ = ["add_connection_arguments", "connect_by", "connect_to_one_by"]
 
 
-def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the address and how to reach it."""
-    parser.add_argument("address", metavar="HOST:PORT", help="the server")
+def add_connection_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Adds the address and how to reach it; `several` says that it may be of several servers."""
+    if several:
+        help_ = "HOST:PORT of the server; several with commas between, or dns:///HOST:PORT"
+        parser.add_argument("address", metavar="ADDRESS", help=help_)
+    else:
+        parser.add_argument("address", metavar="HOST:PORT", help="the server")
     group = parser.add_argument_group(
         "connection", "as for replayring.connect; a token may also be in REPLAYRING_TOKEN"
     )
@@ -28,8 +33,8 @@ def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
 
 def connect_by(
     arguments: argparse.Namespace, timeout: float, *, same_host: bool | None = None
-) -> Client:
-    """Returns a client of the server that the command line names.
+) -> Client | ShardedClient:
+    """Returns a client of the server that the command line names, or of the servers.
 
     Args:
         arguments: parsed, of a parser that `add_connection_arguments` was given.
@@ -37,9 +42,9 @@ def connect_by(
         same_host: as for `connect`.
 
     Raises:
-        InvalidRequestError, StorageError: as `connect`; or the command line names several servers.
+        InvalidRequestError, ServerUnavailableError, StorageError: as `connect`.
     """
-    client = connect(
+    return connect(
         arguments.address,
         timeout=timeout,
         tls=tls_from(arguments) or False,
@@ -47,6 +52,17 @@ def connect_by(
         insecure=arguments.insecure,
         same_host=same_host,
     )
+
+
+def connect_to_one_by(
+    arguments: argparse.Namespace, timeout: float, *, same_host: bool | None = None
+) -> Client:
+    """Returns a client of the one server that the command line names.
+
+    Raises:
+        InvalidRequestError: they are several. Or as `connect_by`, whose arguments these are.
+    """
+    client = connect_by(arguments, timeout, same_host=same_host)
     if not isinstance(client, Client):
         client.close()
         raise InvalidRequestError(

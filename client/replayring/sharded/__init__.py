@@ -47,18 +47,19 @@ Samples
     them. So for each frame of a batch a shard is drawn with those counts as weights, and the next
     unused frame of its block is taken; the rest of a block serves the next batches. See `_mixing`
     for why that is exact. A block that is used up slowly grows old, and its count with it; it is
-    thrown away after about twice `in_flight` batches. So a batch shows each shard as it was at most
-    that many batches ago, however unequal shards are and however fast they fill. `min_frames` is
-    over the sum.
+    thrown away after about twice as many batches as are wanted ahead. So a batch shows each shard
+    as it was at most that many batches ago, however unequal shards are and however fast they fill.
+    `in_flight` batches are wanted ahead, of each shard where they are small: a shard that sends a
+    few frames at a time would spend its time on messages. `min_frames` is over the sum.
 
 A shard that is lost
     It counts as away when two attempts to reach it failed, or when it was silent for 1.5 s while
     something was wanted of it. The log says that once, and once that it is back. Streams go on
-    with the others and take it back when it answers. `info`, `buffers`, `read_columns`, positions
-    and `latest` are about the shards that can be reached. What is asked of one shard alone (a frame
-    by `index`, a writer's episode) waits for it, up to the timeout. When all are away, everything
-    waits as it does for one server. A shard that came back without its files has no buffer until
-    somebody calls `create_buffer` again.
+    with the others and take it back when it answers. `info`, `buffers`, `status`, `read_columns`,
+    positions and `latest` are about the shards that can be reached. What is asked of one shard
+    alone (a frame by `index`, a writer's episode) waits for it, up to the timeout. When all are
+    away, everything waits as it does for one server. A shard that came back without its files has
+    no buffer until somebody calls `create_buffer` again.
 
 Parameters
     `publish` goes to all shards that can be reached, under one number that is above all before it:
@@ -72,5 +73,12 @@ from replayring.sharded._numbers import shard_of
 from replayring.sharded.buffer import ShardedBuffer
 from replayring.sharded.client import ShardedClient
 from replayring.sharded.infos import ShardedBufferInfo
+from replayring.sharded.statuses import ShardedServerStatus
 
-__all__ = ["ShardedBuffer", "ShardedBufferInfo", "ShardedClient", "shard_of"]
+__all__ = [
+    "ShardedBuffer",
+    "ShardedBufferInfo",
+    "ShardedClient",
+    "ShardedServerStatus",
+    "shard_of",
+]

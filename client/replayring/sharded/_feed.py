@@ -15,21 +15,13 @@ from replayring._channel import Stub
 from replayring._patience import LASTING_SECONDS, LOCKED_OUT, passing
 from replayring._same_host import FileReads
 from replayring._sampling import Sampling
+from replayring.sharded._drawn import from_files, from_reply
 from replayring.sharded._mixing import Block
-from replayring.sharded._numbers import to_all
 from replayring.sharded._part import Part
-from replayring_proto.errors import (
-    DeadlineError,
-    MalformedMessageError,
-    NotFoundError,
-    ReplayRingError,
-)
-from replayring_proto.messages import parse
+from replayring.sharded._waiting import SILENT_SECONDS
+from replayring_proto.errors import DeadlineError, NotFoundError, ReplayRingError
 from replayring_proto.ring import UniformSampler
-from replayring_proto.spec import INDEX
 from replayring_proto.v1 import replay_pb2
-
-SILENT_SECONDS = 1.5
 
 _METHOD = "SampleBatch"
 _ASKED_AT_ONCE = 256
@@ -177,18 +169,12 @@ class WireFeed(Background):
             requests.put(None)
 
     def _deliver(self, arrays: Arrays, rest: bytes) -> None:
-        reply = parse(replay_pb2.SampleBatchResponse, rest)
-        frames = len(arrays[INDEX])
-        if frames and not reply.eligible_frames:
-            raise MalformedMessageError(
-                f"the server at {self.part.shard.name} does not count eligible frames; update it"
-            )
-        to_all(arrays, self.part.shard.number)
+        block = from_reply(self.part.shard, arrays, rest, self._batch)
+        frames = block.frames
         with self._lock:
-            self.empty, self.seen = not frames, reply.next_index
+            self.empty, self.seen = not frames, block.next_index
             if frames:
                 self._asked -= frames
-                block = Block(arrays, frames, reply.eligible_frames, reply.next_index, self._batch)
                 self.blocks.append(block)
             else:
                 self.blocks.clear()  # what they were drawn from is gone
@@ -247,13 +233,12 @@ class FileFeed:
             return
         if self._sampler is None:
             self._sampler = reads.sampler(self._sampling)
-        self.seen = next_index = reads.next_index()
-        arrays = reads.draw(self._sampling, self._sampler, self._units)
-        self.empty = arrays is None
-        if arrays is not None:
-            frames, eligible = len(arrays[INDEX]), self._sampler.eligible or 0
-            to_all(arrays, self.part.shard.number)
-            self.blocks.append(Block(arrays, frames, eligible, next_index, self._batch))
+        block = from_files(
+            self.part.shard, reads, self._sampling, self._sampler, self._units, self._batch
+        )
+        self.seen, self.empty = block.next_index, not block.frames
+        if block.frames:
+            self.blocks.append(block)
 
     def end(self) -> None:
         self.blocks.clear()

@@ -26,7 +26,7 @@ class Creation:
 
     name: str
     spec: BufferSpec | None = None
-    data_spec: Mapping[str, Mapping[str, Any]] | None = None
+    data_spec: Mapping[str, Any] | None = None
 
     @property
     def share(self) -> BufferSpec:
@@ -82,6 +82,11 @@ class Part:
     def place(self) -> Place | None:
         """Where its files should be, if that is known."""
         return self._place
+
+    @property
+    def near(self) -> bool:
+        """Whether the shard's files are read, which needs no server."""
+        return self.buffer._files() is not None
 
     def take(self, place: Place | None) -> None:
         """Knows that the buffer exists, from whoever has opened it."""

@@ -16,14 +16,17 @@ from replayring._arguments import seconds, whole
 from replayring._calls import Arrays
 from replayring._patience import Patience
 from replayring._same_host import Place
+from replayring._sampling import Sampling
 from replayring._spill import note_shard
 from replayring.buffer import Buffer, Indices, natural, sampling_of, whole_numbers
 from replayring.sharded import infos
 from replayring.sharded._homes import home_of, new_identity, of_spill, present_home
 from replayring.sharded._moving import MovingSender
 from replayring.sharded._numbers import acknowledged_at, apart, to_all
+from replayring.sharded._one_batch import Eligible, OneBatch
 from replayring.sharded._part import Creation, Part
 from replayring.sharded._shard import Shard, ask_all, ask_present, raise_first
+from replayring.sharded._waiting import Waiting
 from replayring.sharded.stream import ShardedStream
 from replayring.writer import DEFAULT_IN_FLIGHT_BYTES, DEFAULT_SPILL_BYTES, Writer
 from replayring_proto.errors import FrameNotFoundError, InvalidRequestError, ReplayRingError
@@ -73,6 +76,7 @@ class ShardedBuffer:
         for number, place in places.items():
             self._parts[number].take(place)
         self._identity = (os.getpid(), new_writer_id())
+        self._eligible = Eligible()
 
     def __repr__(self) -> str:
         return f"<ShardedBuffer {self.name!r} at {self.client.address}>"
@@ -183,16 +187,31 @@ class ShardedBuffer:
 
     # Sampling
 
-    def sample(self, batch_size: int, **options: Any) -> Arrays:
+    def sample(
+        self,
+        batch_size: int,
+        *,
+        delta_timestamps: Offsets | None = None,
+        delta_indices: Mapping[str, Sequence[int]] | None = None,
+        drop_n_last_frames: int = 0,
+        keys: Iterable[str] | None = None,
+        tolerance_s: float | None = None,
+        min_frames: int = 1,
+        seed: int | None = None,
+        timeout: float | None = None,
+    ) -> Arrays:
         """Returns frames drawn uniformly, with replacement, from all eligible ones of all shards.
 
-        Takes what `Buffer.sample` takes. `min_frames` is over all shards. A stream is faster, as
-        this begins one for each batch.
+        Takes what `Buffer.sample` takes. `min_frames` is over all shards. Each shard sends some
+        frames more than are needed, which are thrown away; a stream uses them later.
         """
-        if "in_flight" in options:
-            raise TypeError("sample() has no in_flight; use sample_stream()")
-        with self.sample_stream(batch_size, in_flight=1, **options) as stream:
-            return next(stream)
+        view = View.of(keys, delta_timestamps, delta_indices, tolerance_s)
+        sampling = sampling_of(
+            self.name, self.spec, batch_size, view, drop_n_last_frames, min_frames, seed
+        )
+        waiting = self._waiting(sampling)
+        batch = OneBatch(self._parts, sampling, waiting, self._eligible)
+        return batch.arrays(waiting.patience(timeout))
 
     def sample_stream(
         self,
@@ -210,9 +229,10 @@ class ShardedBuffer:
     ) -> ShardedStream:
         """Returns an endless iterator of batches as `sample` gives them, fetched ahead.
 
-        Takes what `Buffer.sample_stream` takes. A batch shows each shard as it was at most about
-        twice `in_flight` batches ago. A seeded stream repeats itself while the shards stay as they
-        are; it does not throw away what grew old.
+        Takes what `Buffer.sample_stream` takes. `in_flight` batches are wanted ahead, and of small
+        ones up to as many of each shard; a batch shows each shard as it was at most about twice
+        that many batches ago. A seeded stream repeats itself while the shards stay as they are; it
+        does not throw away what grew old.
         """
         view = View.of(keys, delta_timestamps, delta_indices, tolerance_s)
         sampling = sampling_of(
@@ -220,11 +240,13 @@ class ShardedBuffer:
         )
         in_flight = whole(in_flight, "in_flight", 1, (1 << 31) - 1)
         self._patience("", timeout)  # refuses a timeout that is none
+        return ShardedStream(self._parts, self._waiting(sampling), sampling, in_flight, timeout)
 
+    def _waiting(self, sampling: Sampling) -> Waiting:
         def held(left: float) -> int:
             return self.info(timeout=left).num_frames
 
-        return ShardedStream(self._parts, held, sampling, in_flight, timeout)
+        return Waiting(self._parts, sampling, held)
 
     # Reading
 

@@ -11,10 +11,11 @@ from replayring._arguments import seconds, whole
 from replayring._patience import Patience
 from replayring.client import MAX_VERSION, Client
 from replayring.parameters import Parameters
-from replayring.sharded import _parameters, infos
+from replayring.sharded import _parameters, infos, statuses
 from replayring.sharded._part import Creation
 from replayring.sharded._shard import Shard, ask_all, ask_present, raise_first
 from replayring.sharded.buffer import ShardedBuffer
+from replayring.sharded.statuses import ShardedServerStatus
 from replayring_proto.errors import NotFoundError
 from replayring_proto.messages import BufferInfo
 from replayring_proto.spec import BufferSpec, check_name
@@ -76,7 +77,7 @@ class ShardedClient:
     def create_buffer(
         self,
         name: str,
-        data_spec: Mapping[str, Mapping[str, Any]],
+        data_spec: Mapping[str, Any],
         capacity: int,
         *,
         fps: float | None = None,
@@ -151,6 +152,21 @@ class ShardedClient:
         raise_first(answer for answer in answers if answer not in missing)
         if len(missing) == len(answers):
             raise missing[0]
+
+    # The servers
+
+    def status(self, *, timeout: float | None = None) -> ShardedServerStatus:
+        """Returns how the shards are doing: what each says, and sums over those within reach.
+
+        Raises:
+            ServerUnavailableError, DeadlineError: no shard could be reached.
+        """
+        told = ask_present(
+            self._shards,
+            lambda shard, left: shard.hasty.status(timeout=left),
+            self._patience("asking for the shards' status", timeout),
+        )
+        return statuses.total(self.shards, {shard.name: one for shard, one in told.items()})
 
     # Parameters
 

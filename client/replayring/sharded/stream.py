@@ -7,24 +7,30 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from replayring._background import FOREIGN, Guard
 from replayring._calls import Arrays
-from replayring._patience import Patience, passing
-from replayring._sampling import CLOSED, SampleStream, Sampling
-from replayring.sharded._feed import SILENT_SECONDS, Feed, FileFeed, WireFeed
+from replayring._patience import Patience
+from replayring._sampling import CLOSED, SampleStream, Sampling, split
+from replayring.sharded._feed import Feed, FileFeed, WireFeed
 from replayring.sharded._mixing import Block, Mixture
 from replayring.sharded._part import Part
-from replayring.sharded._shard import AWAY
-from replayring_proto.errors import ClosedError, ReplayRingError
+from replayring.sharded._waiting import Out, Waiting
+from replayring_proto.errors import ClosedError
+from replayring_proto.limits import CHUNK_BYTES
+from replayring_proto.ring import Plan
 
 # What has no thread to tell of changes is asked for them: files and silences, and `min_frames`.
 _POLL_SECONDS = 0.02
 _LOOK_SECONDS = 0.05
+
+# A message costs the processor as much as some 100 KiB in it, at either end.
+_MESSAGE_BYTES = 1 << 17
 
 
 class ShardedStream(SampleStream):
@@ -36,7 +42,7 @@ class ShardedStream(SampleStream):
     def __init__(
         self,
         parts: Sequence[Part],
-        held: Callable[[float], int],
+        waiting: Waiting,
         sampling: Sampling,
         in_flight: int,
         timeout: float | None,
@@ -45,14 +51,13 @@ class ShardedStream(SampleStream):
 
         Args:
             parts: the shards.
-            held: returns the live frames of all shards, within some seconds.
+            waiting: what it waits for.
             sampling: what to sample, checked.
-            in_flight: batches wanted ahead, checked.
+            in_flight: batches wanted ahead, checked; of each shard if they are small.
             timeout: seconds that `next` waits for a batch, checked; None for the client's own.
         """
         self._sampling = sampling
-        self._held = held
-        self._in_flight = in_flight
+        self._waiting = waiting
         self._timeout = timeout
         self._parts = parts
         self._process = os.getpid()
@@ -61,10 +66,13 @@ class ShardedStream(SampleStream):
         self._closed = False
         self._rng = np.random.default_rng(sampling.seed)
         self._started = False
+        self._in_flight, self._group = self._ahead(in_flight)
         # Seeded, a stream shows the same frames again if the shards do, however long it takes.
-        self._oldest_age = 2 * in_flight + 2 if sampling.seed is None else math.inf
+        oldest = 2 * self._in_flight + 3 - self._group
+        self._oldest_age = oldest if sampling.seed is None else math.inf
         self._batch = 0
-        self._mixture = Mixture(sampling.query.batch_size)
+        self._mixture = self._begun()
+        self._ready: deque[Arrays] = deque()
         self._next_index: int | None = None
         self._known = [0] * len(parts)  # eligible frames of each shard, as it said last
         self._feeds: list[Feed] = [self._feed(part) for part in parts]
@@ -79,19 +87,15 @@ class ShardedStream(SampleStream):
     def __next__(self) -> Arrays:
         if os.getpid() != self._process:
             raise ClosedError(FOREIGN.format("sample stream"))
-        caller = self._parts[0].shard.client._caller
-        patience = caller.patience(f"sampling from {self._sampling.buffer!r}", self._timeout)
+        patience = self._waiting.patience(self._timeout)
         if not self._started:
             self._await_frames(patience)
         with self._lock:
-            while not self._fill():
-                self._check()
-                seconds = min(patience.remaining(), _POLL_SECONDS)
-                if not seconds:
-                    raise self._overdue(patience)
-                self._changed.wait(seconds)
-            whole = self._finished()
-        return whole.arrays()
+            self._check_open()
+            if not self._ready:
+                self._mix(patience)
+            self._batch += 1
+            return self._ready.popleft()
 
     def close(self) -> None:
         """Ends it, and what fetches for it. See `SampleStream.close`."""
@@ -116,8 +120,36 @@ class ShardedStream(SampleStream):
             return WireFeed(part, sampling, self._guard)
         return FileFeed(part, sampling, part.buffer._files)
 
+    def _ahead(self, in_flight: int) -> tuple[int, int]:
+        """Returns how many batches are wanted ahead, and how many are mixed at once.
+
+        Where batches are small, each shard sends ahead as much as makes up for a message. Batches
+        that are mixed at once are one large batch that is cut: independent of each other, as others
+        are. Seeded, they are mixed one by one, to be the same for any `in_flight`.
+        """
+        query, shards = self._sampling.query, len(self._parts)
+        nbytes = Plan(self._parts[0].buffer.spec, query.view).layout(query.batch_size).nbytes
+        worthwhile = math.ceil(2 * shards * _MESSAGE_BYTES / max(nbytes, 1))
+        in_flight = min(max(worthwhile, in_flight), in_flight * shards)
+        if self._sampling.seed is not None:
+            return in_flight, 1
+        return in_flight, max(1, min(in_flight // 2, CHUNK_BYTES // max(nbytes, 1)))
+
+    def _begun(self) -> Mixture:
+        return Mixture(self._sampling.query.batch_size * self._group)
+
+    def _mix(self, patience: Patience) -> None:
+        """Waits for frames, and has more batches ready."""
+        while not self._fill():
+            self._check()
+            seconds = min(patience.remaining(), _POLL_SECONDS)
+            if not seconds:
+                raise self._waiting.overdue(patience, self._out())
+            self._changed.wait(seconds)
+        self._ready.extend(split(self._finished().arrays(), self._group))
+
     def _fill(self) -> bool:
-        """Makes the batch as whole as it can be now; returns whether it is."""
+        """Makes the mixture as whole as it can be now; returns whether it is."""
         if self._closed:
             return False
         mixture = self._mixture
@@ -151,10 +183,9 @@ class ShardedStream(SampleStream):
             blocks.popleft()
 
     def _finished(self) -> Mixture:
-        """Begins another batch; returns the one that is whole."""
-        whole, self._mixture = self._mixture, Mixture(self._mixture.size)
-        self._batch += 1
-        # As `info` sums: over those that can be reached, also if this batch has nothing of them.
+        """Begins another mixture; returns the one that is whole."""
+        whole, self._mixture = self._mixture, self._begun()
+        # As `info` sums: over those that can be reached, also if it has nothing of them.
         shown = [whole.newest.get(f.part.shard.number, f.seen) for f in self._feeds if not f.out]
         self._next_index = sum(shown)
         for feed in self._feeds:
@@ -167,7 +198,7 @@ class ShardedStream(SampleStream):
         for place, feed in enumerate(self._feeds):
             if feed.blocks:
                 self._known[place] = feed.blocks[-1].eligible
-        frames = self._in_flight * self._mixture.size
+        frames = self._in_flight * self._sampling.query.batch_size
         for feed, known in zip(self._feeds, self._known, strict=True):
             share = known / sum(self._known) if known else 1 / len(self._feeds)
             # What will be thrown away soon is not counted, so that newer frames come before.
@@ -183,38 +214,26 @@ class ShardedStream(SampleStream):
 
     def _await_frames(self, patience: Patience) -> None:
         """Waits until the shards hold `min_frames`; what was fetched before would be old."""
-        while self._frames_held(patience.remaining()) < self._sampling.min_frames:
+        while not self._waiting.enough(patience.remaining()):
             with self._lock:
                 self._check()
                 if not patience.remaining():
-                    raise self._overdue(patience)
+                    raise self._waiting.overdue(patience, self._out())
                 self._changed.wait(min(patience.remaining(), _LOOK_SECONDS))
         self._start()
 
-    def _frames_held(self, seconds: float) -> int:
-        try:
-            return self._held(max(min(seconds, SILENT_SECONDS), 0.001))
-        except AWAY:
-            return 0
-
     def _check(self) -> None:
         """Raises what ends the stream."""
-        self._parts[0].shard.client._channel.check_open()
-        if self._closed:
-            raise ClosedError(CLOSED)
+        self._check_open()
         for feed in self._feeds:
             if feed.failure is not None:
                 raise type(feed.failure)(str(feed.failure))
-        troubles = [feed.trouble for feed in self._feeds]
-        lasting = [t for t in troubles if t is not None and not passing(t)]
-        if len(lasting) == len(troubles):
-            raise type(lasting[0])(str(lasting[0]))
+        self._waiting.check({feed.part: feed.trouble for feed in self._feeds})
 
-    def _overdue(self, patience: Patience) -> ReplayRingError:
-        lost = [feed for feed in self._feeds if feed.out]
-        feed = lost[0] if len(lost) == len(self._feeds) else self._feeds[0]
-        trouble = feed.trouble if feed in lost else None
-        return feed.part.shard.client._caller.overdue(patience, trouble, self._explanation)
+    def _check_open(self) -> None:
+        self._parts[0].shard.client._channel.check_open()
+        if self._closed:
+            raise ClosedError(CLOSED)
 
-    def _explanation(self) -> str:
-        return self._sampling.waiting(f"{self._frames_held(SILENT_SECONDS):,}")
+    def _out(self) -> Out:
+        return {feed.part: feed.trouble for feed in self._feeds if feed.out}

@@ -1,5 +1,5 @@
-"""`replayring top`: a server's state in a terminal, kept up to date.
+"""`replayring top`: the state of a server, or of several, in a terminal, kept up to date.
 
-`readings` asks, `rates` compares two answers, `screen` draws one, `showing` draws again and again.
-Only the last two know rich.
+`readings` asks, `rates` compares two answers, `screen` draws one out of `tables` and `figures`,
+`showing` draws again and again. Only `tables`, `screen` and `showing` know rich.
 """

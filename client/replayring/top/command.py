@@ -1,7 +1,8 @@
-"""`replayring top`: shows how a server is doing, again and again, until Ctrl-C.
+"""`replayring top`: shows how a server is doing, or several, again and again, until Ctrl-C.
 
 Buffers with what comes and goes, methods with how long their work takes, limits that are near, what
-the server warns of. A server that is restarted meanwhile is found again.
+the server warns of. A server that is restarted meanwhile is found again. Of several servers it
+shows sums, and which of them are there.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from dataclasses import asdict
 
 from replayring.client import Client
 from replayring.commands.connection import add_connection_arguments, connect_by
+from replayring.sharded import ShardedClient
 from replayring.top.readings import readings
 from replayring_proto.errors import ReplayRingError
 
 __all__ = ["HELP", "add_arguments", "run"]
 
-HELP = "show how a server is doing, kept up to date"
+HELP = "show how a server is doing, or several are, kept up to date"
 
 FAILURE = 1
 FIRST_SECONDS = 5.0
@@ -29,7 +31,7 @@ FIRST_SECONDS = 5.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options on this parser."""
-    add_connection_arguments(parser)
+    add_connection_arguments(parser, several=True)
     parser.add_argument(
         "--interval",
         type=_seconds,
@@ -50,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Shows the server's state.
+    """Shows the state of the server, or of all.
 
     Returns:
         0 after Ctrl-C, or with --once when it was printed; 1 when it cannot be had at all.
@@ -72,15 +74,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _show_json(client: Client, interval: float, *, once: bool) -> None:
-    for reading, _ in readings(client, interval):
-        if reading is not None:
-            print(json.dumps(asdict(reading.status)), flush=True)
+def _show_json(client: Client | ShardedClient, interval: float, *, once: bool) -> None:
+    for outcome in readings(client, interval):
+        if outcome.reading is not None:
+            print(json.dumps(asdict(outcome.reading.status)), flush=True)
             if once:
                 return
 
 
-def _show(client: Client, interval: float, *, once: bool) -> None:
+def _show(client: Client | ShardedClient, interval: float, *, once: bool) -> None:
     try:
         from replayring.top.showing import show
     except ModuleNotFoundError as error:

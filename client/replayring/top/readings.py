@@ -1,21 +1,38 @@
-"""Asking a server how it is doing, again and again, also while it is away."""
+"""Asking servers how they are doing, again and again, also while some or all are away."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from replayring.client import Client
+from replayring.sharded import ShardedClient, ShardedServerStatus
 from replayring.top.rates import Reading
 from replayring_proto.errors import DeadlineError, ServerUnavailableError
 
-__all__ = ["readings"]
+__all__ = ["Outcome", "readings"]
 
 _PATIENCE_SECONDS = 1.0
 
 
-def readings(client: Client, interval: float) -> Iterator[tuple[Reading | None, str | None]]:
-    """Yields a reading per interval, for ever; or, where it comes to none, what is wrong.
+@dataclass(frozen=True)
+class Outcome:
+    """What came of asking once.
+
+    Attributes:
+        reading: what was answered; None if nobody did.
+        trouble: what is wrong then.
+        away: seconds for which each server that did not answer has been away, by name.
+    """
+
+    reading: Reading | None
+    trouble: str | None = None
+    away: Mapping[str, float] = field(default_factory=dict)
+
+
+def readings(client: Client | ShardedClient, interval: float) -> Iterator[Outcome]:
+    """Yields what comes of asking, per interval, for ever.
 
     Args:
         client: asks.
@@ -25,16 +42,41 @@ def readings(client: Client, interval: float) -> Iterator[tuple[Reading | None, 
         ReplayRingError: there is not even a first one, or it will not get better.
     """
     patience: float | None = None  # for the first, the client's own
-    away_since = None
+    absences = _Absences()
     while True:
         begun = time.monotonic()
         try:
             status = client.status(timeout=patience)
-            patience, away_since = max(interval, _PATIENCE_SECONDS), None
-            yield Reading(time.monotonic(), status), None
+            patience = max(interval, _PATIENCE_SECONDS)
+            answered = time.monotonic()
+            missing = _missing(status.shards) if isinstance(status, ShardedServerStatus) else ()
+            yield Outcome(Reading(begun, answered, status), away=absences.noted(missing, begun))
         except (ServerUnavailableError, DeadlineError):
             if patience is None:
                 raise
-            away_since = away_since or begun
-            yield None, f"the server is away, for {time.monotonic() - away_since:.0f} s now"
+            servers = client.shards if isinstance(client, ShardedClient) else [client.address]
+            away = absences.noted(servers, begun)
+            yield Outcome(None, _trouble(away), away)
         time.sleep(max(0.0, begun + interval - time.monotonic()))
+
+
+class _Absences:
+    """Since when servers have been away."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+
+    def noted(self, missing: Collection[str], asked: float) -> dict[str, float]:
+        """Takes note of who did not answer when `asked`; returns for how many seconds by now."""
+        self._since = {name: self._since.get(name, asked) for name in missing}
+        now = time.monotonic()
+        return {name: now - since for name, since in self._since.items()}
+
+
+def _missing(shards: Mapping[str, object]) -> list[str]:
+    return [name for name, status in shards.items() if status is None]
+
+
+def _trouble(away: Mapping[str, float]) -> str:
+    what = "the server is away" if len(away) == 1 else "all shards are away"
+    return f"{what}, for {min(away.values()):.0f} s now"

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 
 from replayring.client import Client
+from replayring.sharded import ShardedClient
 from replayring.top.rates import Reading
 from replayring.top.readings import readings
 from replayring.top.screen import Screen
@@ -16,8 +17,8 @@ from replayring.top.screen import Screen
 __all__ = ["show"]
 
 
-def show(client: Client, interval: float, *, once: bool) -> None:
-    """Shows the server's state until interrupted, or `once`.
+def show(client: Client | ShardedClient, interval: float, *, once: bool) -> None:
+    """Shows the state until interrupted, or `once`.
 
     Raises:
         ReplayRingError: as `readings`.
@@ -32,11 +33,11 @@ def show(client: Client, interval: float, *, once: bool) -> None:
         console.print(screen)
 
 
-def _screens(client: Client, interval: float) -> Iterator[Screen]:
+def _screens(client: Client | ShardedClient, interval: float) -> Iterator[Screen]:
     before: Reading | None = None
     last: Reading | None = None
-    for reading, trouble in readings(client, interval):
-        if reading is not None:
-            before, last = last, reading
+    for outcome in readings(client, interval):
+        if outcome.reading is not None:
+            before, last = last, outcome.reading
         if last is not None:
-            yield Screen(client.address, last, before, trouble)
+            yield Screen(client.address, last, before, outcome.trouble, outcome.away)

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import xxhash
-
 from replayring_proto import layout
-from replayring_proto.episode import Arrays, check_episode
-from replayring_proto.errors import NotFoundError, SequenceReusedError
+from replayring_proto.errors import NotFoundError, ReplayRingError, SequenceReusedError
 from replayring_proto.messages import BufferInfo
 from replayring_proto.ring import FrameColumns, RingReader
 from replayring_proto.spec import BufferSpec
 from replayring_server.engine import files
 from replayring_server.engine.cursor import Checkpoint, Cursor
+from replayring_server.engine.incoming import Checked, check_all, side_by_side
 from replayring_server.engine.records import EpisodeLog, Origin, Record, WriterTable
 from replayring_server.engine.ring import RingWriter, check_ends
 from replayring_server.tally import BufferTally
@@ -174,12 +171,41 @@ class Buffer:
             NotFoundError: the buffer was deleted or closed.
             OSError: the disk failed; nothing is acknowledged any more.
         """
-        arrays = check_episode(self.spec, data)
-        payload_hash = b"" if origin is None else hash_arrays(arrays)
+        stored, refusal = self.store_all([(data, origin)])
+        try:
+            if refusal is not None:
+                raise refusal
+        finally:
+            del refusal  # which holds this frame by now
+        return stored[0]
+
+    def store_all(
+        self, episodes: Iterable[tuple[Mapping[str, Any], Origin | None]]
+    ) -> tuple[list[Stored], ReplayRingError | None]:
+        """Stores episodes in order, each as `store` does, until one is refused.
+
+        Small ones that follow each other are stored and become visible together, which takes less
+        time than one by one.
+
+        Args:
+            episodes: data and origin of each, as for `store`.
+
+        Returns:
+            Where each was stored up to the first that was refused, and why that was; None for all.
+
+        Raises:
+            OSError: as `store`.
+        """
+        checked, refusal = check_all(self.spec, episodes)
+        stored: list[Stored] = []
         with self._lock:
-            self.check_open()
-            known = origin and self._known(origin, payload_hash)
-            return known or self._store(arrays, origin, payload_hash)
+            try:
+                self.check_open()
+                while len(stored) < len(checked):
+                    stored += self._store_next(checked[len(stored) :])
+            except (NotFoundError, SequenceReusedError) as error:
+                refusal = error.with_traceback(None)  # without the frames, which hold this buffer
+        return stored, refusal
 
     def settle(self, stored: Stored) -> None:
         """Makes an episode, and all before it, as durable as the buffer promises.
@@ -287,21 +313,55 @@ class Buffer:
             if sync and not was_closed:
                 self._sync()
 
-    def _store(self, arrays: Arrays, origin: Origin | None, payload_hash: bytes) -> Stored:
-        episode = self._next_episode
-        frames = len(next(iter(arrays.values())))
-        record = origin and Record(episode, self.reader.live.end, frames, origin, payload_hash)
-        log = self._log
-        publishing = partial(log.write, record) if record else partial(log.erase, episode)
+    def _store_next(self, episodes: Sequence[Checked]) -> list[Stored]:
+        """Stores the first of some episodes, with as many after it as may share its append."""
+        first = episodes[0]
+        known = first.origin and self._known(first.origin, first.payload_hash)
+        if known:
+            return [known]
+        frames, count = first.frames, 1
+        for last, one in pairwise(episodes):
+            frames += one.frames
+            if frames > self._ring.slack or not one.may_share(last):
+                break
+            count += 1
+        return self._store(episodes[:count])
+
+    def _store(self, episodes: Sequence[Checked]) -> list[Stored]:
+        """Stores new episodes, of which all but the first are small and of its writer."""
+        lengths = [one.frames for one in episodes]
+        starts = accumulate(lengths, initial=self.reader.live.end)
+        stored = [
+            Stored(episode, index, frames)
+            for episode, (index, frames) in enumerate(
+                zip(starts, lengths, strict=False), self._next_episode
+            )
+        ]
+        records = [
+            one.record(where.episode_index, where.index)
+            for one, where in zip(episodes, stored, strict=True)
+        ]
         with self._failing_for_good():
-            index = self._ring.append(arrays, episode, publishing)
-        self._next_episode = episode + 1
-        if record:
-            self._writers.put(record)
+            self._ring.append(
+                side_by_side(episodes),
+                self._next_episode,
+                lengths,
+                partial(self._log_all, records),
+            )
+        self._next_episode += len(episodes)
+        if records[-1] is not None:
+            self._writers.put(records[-1])
         if self._cursor.running_out and not self._renewal_due:
             self._renewal_due = True
             self._renew(self)
-        return Stored(episode, index, frames)
+        return stored
+
+    def _log_all(self, records: Sequence[Record | None]) -> None:
+        for episode, record in enumerate(records, self._next_episode):
+            if record is None:
+                self._log.erase(episode)
+            else:
+                self._log.write(record)
 
     def _known(self, origin: Origin, payload_hash: bytes) -> Stored | None:
         """Returns what was stored for a repeated origin, or None for a new one."""
@@ -329,12 +389,3 @@ class Buffer:
         record = self._log.read(self._next_episode - 1) if self._next_episode else None
         if record:
             self._writers.put(record)
-
-
-def hash_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    """Returns 16 bytes that tell episodes apart: XXH3-128 over names and values."""
-    digest = xxhash.xxh3_128()
-    for name in sorted(arrays):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data)
-    return digest.digest()

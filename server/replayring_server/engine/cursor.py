@@ -15,8 +15,9 @@ not pass `reserved` before a slot with a higher one is on the disk. A new reserv
 slack beyond the append that needs it: what it gives up is then what that append evicts anyway.
 
 Another thread renews it before that, so that appends seldom wait for the disk. Where they outrun
-it, it reaches as far as was appended during the last few syncs: after a power loss, what would have
-been evicted in their time is missing as well, though never more than half of the ring.
+it, it reaches as far as was appended during a few syncs, the slowest of late; and where they come
+so fast that it would do little else, as far as in 20 ms. After a power loss, what would have been
+evicted in their time is missing as well, though never more than half of the ring.
 
 Which of the two is the truth is told by the boot id, which changes when the machine starts.
 """
@@ -24,6 +25,7 @@ Which of the two is the truth is told by the boot id, which changes when the mac
 from __future__ import annotations
 
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
@@ -37,6 +39,7 @@ from replayring_proto.errors import StorageError
 from replayring_proto.ring import Counters
 
 _SYNCS_AHEAD = 4
+_SECONDS_AHEAD = 0.02
 
 _SLOT_FORMAT = np.dtype([("words", "<i8", (5,)), ("checksum", "<u4")])
 
@@ -65,7 +68,11 @@ class Cursor:
     """
 
     def __init__(
-        self, page: npt.NDArray[np.uint8], capacity: int, sync: Callable[[], None]
+        self,
+        page: npt.NDArray[np.uint8],
+        capacity: int,
+        sync: Callable[[], None],
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Takes over a cursor file and, if the machine was restarted since, restores the counters.
 
@@ -73,6 +80,7 @@ class Cursor:
             page: the mapped file.
             capacity: of the ring.
             sync: writes the file to the disk.
+            now: the clock, in seconds.
 
         Raises:
             StorageError: neither durable slot is whole.
@@ -83,6 +91,7 @@ class Cursor:
         self._slack = self._ahead = self._rows - capacity
         self._farthest = max(self._slack, capacity // 2)
         self._sync = sync
+        self._now = now
         self._lock = threading.Lock()
         slots = [slot for slot in read_slots(page) if slot]
         if not slots:
@@ -94,6 +103,7 @@ class Cursor:
         self.restored = layout.boot_id_of(page).tobytes() != boot_id
         if self.restored:
             self._restore(boot_id)
+        self._renewed = now(), self.counters.head
         # The last server may have died between writing a slot and syncing it.
         sync()
 
@@ -116,16 +126,24 @@ class Cursor:
     @property
     def running_out(self) -> bool:
         """Whether it is time to renew the reservation."""
-        return self.durable.reserved - self.counters.head < self._ahead * 3 // 4
+        return self.durable.reserved - self.counters.head < self._ahead // 2
 
     def renew(self) -> None:
         """Reserves rows beyond the present head, unless there is enough left."""
         with self._lock:
             if self.running_out:
-                slot, begin = self.durable, self.counters.head
+                slot, begin, soon = self.durable, self.counters.head, self._appended_soon()
                 self._put(slot.head, slot.low, slot.episodes, begin)
                 outrun = _SYNCS_AHEAD * (self.counters.head - begin)
-                self._ahead = min(max(self._slack, outrun), self._farthest)
+                # A slow sync is remembered for some time: the next one may be as slow.
+                lately = self._ahead * 15 // 16
+                self._ahead = min(max(self._slack, outrun, soon, lately), self._farthest)
+
+    def _appended_soon(self) -> int:
+        """Returns how many frames are soon appended if all goes on as since the last renewal."""
+        then, before = self._renewed
+        self._renewed = now, head = self._now(), self.counters.head
+        return int(_SECONDS_AHEAD * (head - before) / max(now - then, 1e-3))
 
     def checkpoint(self, head: int, low: int, episodes: int) -> None:
         """Records that all rows below `head` are on the disk."""

@@ -19,9 +19,10 @@ import numpy.typing as npt
 
 from replayring_proto.layout import EPISODE_RECORD
 
-# What the checksum is of, and what follows it. Field by field numpy takes four times as long.
+# What the checksum is of, and what follows it. By way of numpy it takes several times as long.
 _CHECKED = struct.Struct("<qqqq16s64s")
 _REST = struct.Struct("<I12x")
+_RECORD_BYTES = EPISODE_RECORD.itemsize
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Record:
     origin: Origin
     payload_hash: bytes
 
-    def encode(self) -> npt.NDArray[Any]:
-        """Returns the record in its form on disk."""
+    def encode(self) -> bytes:
+        """Returns the record in its form on disk, that of `EPISODE_RECORD`."""
         checked = _CHECKED.pack(
             self.episode_index,
             self.index,
@@ -57,12 +58,11 @@ class Record:
             self.payload_hash,
             self.origin.writer_id.encode(),
         )
-        encoded = np.frombuffer(checked + _REST.pack(zlib.crc32(checked)), EPISODE_RECORD)
-        return encoded.reshape(())
+        return checked + _REST.pack(zlib.crc32(checked))
 
     @classmethod
     def decode(cls, encoded: Any) -> Record | None:
-        """Returns the record, or None where there is none, or a torn one."""
+        """Returns the record that an `EPISODE_RECORD` holds, or None for none, or a torn one."""
         if not encoded["num_frames"] or encoded["checksum"] != zlib.crc32(
             encoded.tobytes()[: _CHECKED.size]
         ):
@@ -80,18 +80,19 @@ class EpisodeLog:
     """The newest episodes' records, by episode number. Not thread-safe."""
 
     def __init__(self, mapped: npt.NDArray[np.uint8]) -> None:
+        self._mapped = mapped.data
         self._records: npt.NDArray[Any] = mapped.view(EPISODE_RECORD)
 
     def write(self, record: Record) -> None:
         """Writes a record over the oldest one."""
-        self._records[record.episode_index % len(self._records)] = record.encode()
+        _put(self._mapped, record.episode_index % len(self._records), record)
 
     def erase(self, episode_index: int) -> None:
         """Clears the place of an episode that came without an origin.
 
         An append that died before publishing may have left a record of the same number there.
         """
-        self._records[episode_index % len(self._records)] = np.zeros((), EPISODE_RECORD)
+        _put(self._mapped, episode_index % len(self._records), None)
 
     def newest_of(self, writer_id: str, next_episode_index: int) -> Record | None:
         """Returns a writer's newest published record still in the log."""
@@ -134,6 +135,7 @@ class WriterTable:
             log: stands in where the table is ahead of the ring, as after a power loss.
             next_episode_index: episodes from this one on were not published, or lost.
         """
+        self._mapped = mapped.data
         self._records: npt.NDArray[Any] = mapped.view(EPISODE_RECORD)
         # By recency, the quietest first: dicts keep order and `put` moves a writer to the end.
         self._slots: dict[str, int] = {}
@@ -144,7 +146,7 @@ class WriterTable:
             if record and record.episode_index >= next_episode_index:
                 record = log.newest_of(record.origin.writer_id, next_episode_index)
                 # In the file as well: the lost episode's number will be given to another one.
-                self._records[slot] = record.encode() if record else np.zeros((), EPISODE_RECORD)
+                _put(self._mapped, int(slot), record)
             if record:
                 self._remember(record, int(slot))
         taken = set(self._slots.values())
@@ -165,7 +167,7 @@ class WriterTable:
         slot = self._slots.pop(writer, None)
         if slot is None:
             slot = self._free.pop() if self._free else self._forget_quietest()
-        self._records[slot] = record.encode()
+        _put(self._mapped, slot, record)
         self._remember(record, slot)
 
     def _remember(self, record: Record, slot: int) -> None:
@@ -176,3 +178,9 @@ class WriterTable:
         writer = next(iter(self._slots))
         del self._last[writer]
         return self._slots.pop(writer)
+
+
+def _put(mapped: memoryview, slot: int, record: Record | None) -> None:
+    """Writes a record to a slot of a mapped file, or clears it."""
+    start = slot * _RECORD_BYTES
+    mapped[start : start + _RECORD_BYTES] = record.encode() if record else bytes(_RECORD_BYTES)

@@ -1,4 +1,4 @@
-"""The ring's write side: how frames are appended so that a death at any instant costs nothing.
+"""The ring's write side: how episodes are appended so that a death at any instant costs nothing.
 
 The rules, with N the capacity and P the physical rows (N and some slack):
 
@@ -7,17 +7,19 @@ The rules, with N the capacity and P the physical rows (N and some slack):
        overwritten is dead before it changes.
     2. `intent` rises next: readers that picked such a row before will see that it may have changed.
     3. The rows are written. They hold no live frame, and nobody picks them: they are not published.
-    4. `head` rises last. That publishes the episode, all at once.
+    4. `head` rises last. That publishes what was appended, all at once: one episode, or several
+       small ones, which then share the cost of an append.
 
 A process killed between any two of these leaves counters under which every live row is whole. The
-slack makes rule 1 rare: it bites only for episodes longer than the slack, so an append that dies
-half-way usually costs nothing that was live. `intent` never falls, not even when an append died
-before publishing: its rows stay suspect to readers that picked them earlier.
+slack makes rule 1 rare: it bites only for appends longer than the slack, so one that dies half-way
+usually costs nothing that was live. `intent` never falls, not even when an append died before
+publishing: its rows stay suspect to readers that picked them earlier.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -60,55 +62,72 @@ class RingWriter:
         low, head, intent = self._counters.low, self._counters.head, self._counters.intent
         check_counters(spec.capacity, low, head, intent)
 
+    @property
+    def slack(self) -> int:
+        """Frames that can be appended at once while those live before stay whole until the end."""
+        return self._rows - self._spec.capacity
+
     def append(
         self,
-        arrays: Mapping[str, Array],
+        arrays: Mapping[str, Sequence[Array]],
         episode_index: int,
+        lengths: Sequence[int],
         before_publish: Callable[[], None] | None = None,
     ) -> int:
-        """Appends one episode, already checked against the spec, and returns its first `index`.
+        """Appends episodes, already checked against the spec, and returns their first `index`.
 
         Args:
-            arrays: the declared columns, and `timestamp` and `frame_index` if given.
-            episode_index: its number.
+            arrays: the declared columns, and `timestamp` and `frame_index` if given: an array of
+                each episode, in order.
+            episode_index: the first one's number.
+            lengths: frames of each.
             before_publish: called when the rows are written, before they can be seen.
         """
-        frames = len(next(iter(arrays.values())))
         start = self._counters.head
-        end = start + frames
+        end = start + sum(lengths)
         self._reserve(end)
         if end - self._rows > max(self._counters.low, start - self._spec.capacity):
             self._counters.low = end - self._rows
         self._counters.intent = max(self._counters.intent, end)
-        for name, values in self._complete(arrays, episode_index, start, end).items():
-            self._write(self._columns[name], start, values)
+        for name, pieces in self._complete(arrays, episode_index, lengths, start).items():
+            self._write(self._columns[name], start, pieces)
         if before_publish is not None:
             before_publish()
         self._counters.head = end
         return start
 
     def _complete(
-        self, arrays: Mapping[str, Array], episode_index: int, start: int, end: int
-    ) -> dict[str, Array]:
+        self,
+        arrays: Mapping[str, Sequence[Array]],
+        episode_index: int,
+        lengths: Sequence[int],
+        start: int,
+    ) -> dict[str, Sequence[Array]]:
         """Adds the preset columns, and ours."""
-        count = np.arange(end - start)
-        bounds = np.empty((end - start, *BOUNDS.shape), BOUNDS.dtype)
-        bounds[:, 0], bounds[:, 1] = start, end
-        presets = {
-            FRAME_INDEX: count,
-            TIMESTAMP: count / (self._spec.fps or 1.0),
-            INDEX: count + start,
-            EPISODE_INDEX: np.full(end - start, episode_index),
-            BOUNDS.name: bounds,
+        ends = list(accumulate(lengths, initial=start))
+        # Number, first and end of each frame's episode.
+        episodes = [(episode_index + n, *bounds) for n, bounds in enumerate(pairwise(ends))]
+        of_frames = np.repeat(np.array(episodes, np.int64), lengths, axis=0)
+        index = np.arange(start, ends[-1])
+        frame_index = index - of_frames[:, 1]
+        presets: dict[str, Sequence[Array]] = {
+            INDEX: [index],
+            EPISODE_INDEX: [of_frames[:, 0]],
+            BOUNDS.name: [of_frames[:, 1:]],
+            FRAME_INDEX: [frame_index],
         }
+        if TIMESTAMP not in arrays:
+            presets[TIMESTAMP] = [frame_index / (self._spec.fps or 1.0)]
         return {**presets, **arrays}
 
-    def _write(self, column: Array, start: int, values: Array) -> None:
-        row = start % self._rows
-        before_end = self._rows - row
-        column[row : row + len(values)] = values[:before_end]
-        if len(values) > before_end:
-            column[: len(values) - before_end] = values[before_end:]
+    def _write(self, column: Array, start: int, pieces: Sequence[Array]) -> None:
+        for values in pieces:
+            row = start % self._rows
+            before_end = self._rows - row
+            column[row : row + len(values)] = values[:before_end]
+            if len(values) > before_end:
+                column[: len(values) - before_end] = values[before_end:]
+            start += len(values)
 
 
 def check_counters(capacity: int, low: int, head: int, intent: int) -> None:

@@ -270,7 +270,7 @@ def _is_what_came(
 
 
 def _hash(columns: Mapping[str, FrameReader], names: Sequence[str], record: Record) -> bytes:
-    """As `engine.buffer.hash_arrays`, of what lies on the disk."""
+    """As `engine.incoming.hash_arrays`, of what lies on the disk."""
     digest = xxhash.xxh3_128()
     for name in names:
         digest.update(name.encode())

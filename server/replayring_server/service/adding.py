@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import partial
 from typing import TypeAlias
 
+from replayring_proto.episode import Arrays
 from replayring_proto.errors import MalformedMessageError, ReplayRingError
 from replayring_proto.framing import Frame, decode_frame
-from replayring_proto.limits import MAX_EPISODES_PER_MESSAGE, check_limit
+from replayring_proto.limits import CHUNK_BYTES, MAX_EPISODES_PER_MESSAGE, check_limit
 from replayring_proto.messages import parse
 from replayring_proto.pack import Pack, PackLayout, check_bools
 from replayring_proto.spec import BufferSpec, check_name
@@ -22,8 +23,10 @@ from replayring_server.service.workers import Lane, Workers
 
 _MAX_SEQUENCE = (1 << 63) - 1
 
-# A thread that stores episodes lets others have their turn after so many bytes of them.
-_STORED_AT_ONCE = 64 << 10
+# So many bytes of episodes are stored together, as that takes less time than one by one. While
+# frames are being read it is less, as learners wait meanwhile: see `Workers.give_way`.
+_STORED_AT_ONCE = CHUNK_BYTES
+_STORED_AT_ONCE_WHILE_READING = 32 << 10
 
 # What the engine makes for each frame while it appends: the preset columns.
 _PRESET_BYTES = 32
@@ -141,8 +144,8 @@ class AddEpisodes:
             hold.release()
             self._changes.notify(buffer.buffer_id)
 
-        give_way = partial(self._workers.give_way, asyncio.get_running_loop())
-        storing = partial(_append, buffer, self._writer_id, episodes, give_way)
+        loop = asyncio.get_running_loop()
+        storing = partial(_append, buffer, self._writer_id, episodes, self._workers, loop)
         lane = Lane.COMMIT if buffer.spec.durability == "commit" else Lane.APPEND
         with self._times.running():
             stored, refusal = await self._workers.change(lane, storing, then=stored_or_not)
@@ -183,7 +186,11 @@ def bytes_to_store(spec: BufferSpec, layout: PackLayout) -> int:
 
 
 def _append(
-    buffer: Buffer, writer_id: str, episodes: Episodes, give_way: Callable[[], None]
+    buffer: Buffer,
+    writer_id: str,
+    episodes: Episodes,
+    workers: Workers,
+    loop: asyncio.AbstractEventLoop,
 ) -> tuple[list[Stored], Refusal | None]:
     """Stores episodes up to the first that is refused; returns when they are durable.
 
@@ -191,25 +198,54 @@ def _append(
         buffer: where to.
         writer_id: who sent them.
         episodes: in order.
-        give_way: called now and then, to let others have their turn.
+        workers: whose thread this is; gives way to learners now and then.
+        loop: the event loop, which serves them.
     """
     stored: list[Stored] = []
     refusal = None
-    at_once = 0
-    for sequence, pack in episodes:
-        if at_once >= _STORED_AT_ONCE:
-            at_once = 0
-            give_way()
-        at_once += len(pack.body)
-        try:
-            check_bools(pack.arrays)
-            stored.append(buffer.store(pack.arrays, Origin(writer_id, sequence)))
-        except ReplayRingError as error:
-            refusal = _refusal(sequence, error)
+    for together in _grouped(episodes, workers):
+        if stored:
+            workers.give_way(loop)
+        new, refusal = _store(buffer, writer_id, together)
+        stored += new
+        if refusal is not None:
             break
     if stored:
         buffer.settle(max(stored, key=lambda one: one.index))
     return stored, refusal
+
+
+def _grouped(episodes: Episodes, workers: Workers) -> Iterator[Episodes]:
+    """Yields episodes in groups that are stored together; none is empty."""
+    group: Episodes = []
+    nbytes = 0
+    for episode in episodes:
+        group.append(episode)
+        nbytes += len(episode[1].body)
+        if nbytes >= (_STORED_AT_ONCE_WHILE_READING if workers.reading else _STORED_AT_ONCE):
+            yield group
+            group, nbytes = [], 0
+    if group:
+        yield group
+
+
+def _store(
+    buffer: Buffer, writer_id: str, episodes: Episodes
+) -> tuple[list[Stored], Refusal | None]:
+    """Stores episodes together, up to the first that is refused."""
+    malformed = None
+    whole: list[tuple[Arrays, Origin]] = []
+    for sequence, pack in episodes:
+        try:
+            check_bools(pack)
+        except MalformedMessageError as error:
+            malformed = _refusal(sequence, error)
+            break
+        whole.append((pack.arrays, Origin(writer_id, sequence)))
+    stored, refused = buffer.store_all(whole)
+    if refused is None:
+        return stored, malformed
+    return stored, _refusal(episodes[len(stored)][0], refused)
 
 
 def _refusal(sequence: int, error: ReplayRingError) -> Refusal:
@@ -217,15 +253,13 @@ def _refusal(sequence: int, error: ReplayRingError) -> Refusal:
 
 
 def _acknowledge(episodes: Episodes, stored: list[Stored]) -> bytes:
-    return replay_pb2.AddEpisodesResponse(
-        acknowledgements=[
-            replay_pb2.Acknowledgement(
-                sequence=sequence,
-                episode_index=one.episode_index,
-                index=one.index,
-                num_frames=one.num_frames,
-                duplicate=one.duplicate,
-            )
-            for (sequence, _), one in zip(episodes, stored, strict=False)
-        ]
-    ).SerializeToString()
+    reply = replay_pb2.AddEpisodesResponse()
+    for (sequence, _), one in zip(episodes, stored, strict=False):
+        reply.acknowledgements.add(
+            sequence=sequence,
+            episode_index=one.episode_index,
+            index=one.index,
+            num_frames=one.num_frames,
+            duplicate=one.duplicate,
+        )
+    return reply.SerializeToString()

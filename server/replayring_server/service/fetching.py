@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from replayring_proto.framing import encode_data, encode_header
 from replayring_proto.limits import MAX_VIEW_KEYS, check_limit
 from replayring_proto.messages import parse, view_from_message
 from replayring_proto.ring import Plan
-from replayring_proto.v1 import replay_pb2
+from replayring_proto.spec import BufferSpec
+from replayring_proto.v1 import buffer_pb2, replay_pb2
 from replayring_server.engine import Store
 from replayring_server.service.calls import Call, Calls
 from replayring_server.service.packs import send_pack
@@ -19,6 +20,9 @@ from replayring_server.service.workers import Lane, Workers
 
 # Looking up one entry of a window takes about as long as moving this much.
 _ENTRY_BYTES = 64
+
+# Plans of larger views are not kept; they would take memory.
+_KEPT_VIEW_BYTES = 4096
 
 
 async def get_item(store: Store, workers: Workers, calls: Calls, call: Call) -> None:
@@ -31,17 +35,30 @@ async def get_item(store: Store, workers: Workers, calls: Calls, call: Call) -> 
             + ("both" if request.positions else "neither")
         )
     count = len(request.positions) or len(request.indices)
-    plan = Plan(buffer.spec, view_from_message(request.view))
+    plan = _planned(buffer.spec, request.view.SerializeToString())
     nbytes = plan.check_size(count, store.limits)
     if request.positions:
-        positions = np.array(request.positions, np.int64)
+        # A list: numpy takes twice as long over protobuf's own sequences.
+        positions = np.array(request.positions[:], np.int64)
         gather = partial(buffer.reader.at_positions, plan, positions)
     else:
         # An index beyond int64 does not exist yet; so does the largest that int64 can say.
-        indices = np.minimum(np.array(request.indices, np.uint64), np.iinfo(np.int64).max)
+        indices = np.minimum(np.array(request.indices[:], np.uint64), np.iinfo(np.int64).max)
         gather = partial(buffer.reader.at_indices, plan, indices.astype(np.int64))
     await call.take(calls.sending, nbytes)
     await send_pack(call, await workers.run(Lane.READ, gather, work_for(plan, count)))
+
+
+def _planned(spec: BufferSpec, view: bytes) -> Plan:
+    """Returns the plan of an encoded view. Learners repeat one small view for every batch."""
+    return _kept(spec, view) if len(view) <= _KEPT_VIEW_BYTES else _plan(spec, view)
+
+
+def _plan(spec: BufferSpec, view: bytes) -> Plan:
+    return Plan(spec, view_from_message(buffer_pb2.View.FromString(view)))
+
+
+_kept = lru_cache(maxsize=64)(_plan)
 
 
 def work_for(plan: Plan, count: int) -> int:

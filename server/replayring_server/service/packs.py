@@ -69,7 +69,7 @@ class PackReceiver:
         return pack
 
     async def whole(self, frames: Sequence[Frame], cost: Callable[[PackLayout], int]) -> list[Pack]:
-        """Takes packs that came whole in one message; waits for memory to hold all of them.
+        """Takes packs that came whole in one message, where they stay; waits for room for all.
 
         Args:
             frames: the packs.
@@ -86,13 +86,11 @@ class PackReceiver:
                     f"{self._what} in a shared message must be whole: {layout.nbytes:,} bytes by "
                     f"its header, but {len(frame.data):,} came"
                 )
-        await self._reserve(sum(cost(layout) for layout in layouts))
-        packs = []
-        for frame, layout in zip(frames, layouts, strict=True):
-            assembler = PackAssembler(layout)
-            assembler.add(frame.data)
-            packs.append(assembler.pack)
-        return packs
+        costs = {layout: cost(layout) for layout in set(layouts)}  # which is often just one
+        await self._reserve(sum(costs[layout] for layout in layouts))
+        return [
+            Pack.within(layout, frame.data) for frame, layout in zip(frames, layouts, strict=True)
+        ]
 
     def finish(self) -> None:
         """Checks that no pack was left incomplete when the peer stopped sending.

@@ -48,7 +48,7 @@ async def publish(
 
 
 def _publish(store: Store, fields: replay_pb2.PublishParametersRequest, pack: Pack) -> int:
-    check_bools(pack.arrays)
+    check_bools(pack)
     return store.parameters.publish(fields.name, pack, fields.min_version)
 
 

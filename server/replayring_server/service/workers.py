@@ -84,6 +84,11 @@ class Workers:
             # An error that `work` holds would hold this frame, and this frame `work`.
             del work
 
+    @property
+    def reading(self) -> bool:
+        """Whether somebody read frames just now, and may be waiting for more."""
+        return time.monotonic() - self._read_at <= _READING_S
+
     def give_way(self, loop: asyncio.AbstractEventLoop) -> None:
         """Lets the event loop have some turns, if frames are being read.
 
@@ -94,7 +99,7 @@ class Workers:
         Args:
             loop: the event loop.
         """
-        if time.monotonic() - self._read_at > _READING_S:
+        if not self.reading:
             return
         turn = threading.Event()
 

@@ -9,6 +9,7 @@ place is reached up to which everything was overwritten.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -67,12 +68,13 @@ def copy_buffer(source: Source, place: Place, name: str, progress: Progress) -> 
     folder = f"{BUFFERS}/{source.buffer_id}"
     sizes = place.sizes(folder)
     for attempt in range(_ATTEMPTS):
-        cut = source.cut()
         writing = _Writing(place, folder, sizes)
-        copier = _FrameCopier(source, cut, _whole_parts(source, sizes), writing, progress)
+        there = _whole_parts(source, sizes)
+        # From here on it is a race: a small ring turns in milliseconds.
+        cut = source.cut()
+        copier = _FrameCopier(source, cut, there, writing, progress)
         wanted = list(ranges(source.spec, cut.live.start, cut.live.end))
-        nbytes = sum(part_layout(source.spec, end - first).nbytes for first, end in wanted)
-        progress.begin(f"buffer {name}", len(wanted), nbytes)
+        progress.begin(f"buffer {name}", len(wanted), _nbytes(source, wanted))
         copier.keep(wanted)
         parts = copier.backwards(wanted) if attempt else copier.copy(wanted)
         if parts or not wanted:
@@ -88,6 +90,12 @@ def copy_buffer(source: Source, place: Place, name: str, progress: Progress) -> 
         f"writers overwrote all of buffer {name!r} before any of it could be copied, "
         f"{_ATTEMPTS} times; use a faster destination, or a larger buffer"
     )
+
+
+def _nbytes(source: Source, wanted: list[tuple[int, int]]) -> int:
+    """Returns the bytes of the parts for these ranges, nearly all of which have one length."""
+    lengths = Counter(end - first for first, end in wanted)
+    return sum(count * part_layout(source.spec, frames).nbytes for frames, count in lengths.items())
 
 
 def _whole_parts(source: Source, sizes: dict[str, int]) -> dict[int, list[Part]]:

@@ -134,7 +134,5 @@ def _by_episode(records: Iterable[Record]) -> list[Record]:
 
 
 def _encoded(records: list[Record]) -> Array:
-    encoded = np.zeros(len(records), layout.EPISODE_RECORD)
-    for place, record in enumerate(records):
-        encoded[place] = record.encode()
-    return encoded
+    encoded = b"".join(record.encode() for record in records)
+    return np.frombuffer(encoded, layout.EPISODE_RECORD)
