@@ -44,6 +44,10 @@ def test_buffer_made_anew_is_another_one(wire: Wire, name: str) -> None:
     assert not wire.add(name, episode(3))[0].duplicate
 
 
+def received_bytes(wire: Wire) -> int:
+    return wire.ask("GetServerStatus", b"").status.received_bytes
+
+
 def test_calls_in_flight_on_a_deleted_buffer_end(wire: Wire, name: str) -> None:
     wire.create(name, SPEC)
     learner = wire.stream("SampleBatch")
@@ -55,7 +59,9 @@ def test_calls_in_flight_on_a_deleted_buffer_end(wire: Wire, name: str) -> None:
     learner.receive_pack(replay_pb2.SampleBatchResponse)
     waiting = wire.stream("SampleBatch")
     spec = replay_pb2.SampleSpec(buffer=name, batch_size=2, min_frames=10)
+    before = received_bytes(wire)
     waiting.send(replay_pb2.SampleBatchRequest(spec=spec))
+    eventually(lambda: received_bytes(wire) > before, "it waits")
     wire.delete(name)
     with refused("NOT_FOUND", "NotFoundError", "was deleted"):
         waiting.receive()
