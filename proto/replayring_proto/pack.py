@@ -86,6 +86,31 @@ class PackLayout:
             ).SerializeToString()
         return self._header
 
+    def check_filled(self, nbytes: int) -> None:
+        """Checks that no more bytes of the body came than there are.
+
+        Raises:
+            MalformedMessageError: more did.
+        """
+        if nbytes > self.nbytes:
+            raise MalformedMessageError(
+                f"a pack's body has {self.nbytes:,} bytes by its header, but {nbytes:,} came; send "
+                "exactly what the header announces"
+            )
+
+    def check_bools(self, arrays: Mapping[str, Any]) -> None:
+        """Checks that every byte of every bool tensor is 0 or 1, as numpy and torch rely on.
+
+        Raises:
+            MalformedMessageError: it is not.
+        """
+        for name in self.bools:
+            array = arrays[name]
+            if array.size and np.maximum.reduce(array.view(np.uint8), axis=None) > 1:
+                raise MalformedMessageError(
+                    f"bool tensor {name!r} holds bytes other than 0 and 1; send 0 or 1"
+                )
+
     def views(self, body: Bytes) -> dict[str, npt.NDArray[Any]]:
         """Returns one array per tensor, each a view of `body`."""
         return {
@@ -106,8 +131,8 @@ class Pack:
 
     Attributes:
         layout: where the tensors lie.
-        body: the bytes, beginning at a multiple of 64 unless they lie in a message.
-        arrays: one array per tensor, by name; writable and aligned if the body is.
+        body: the bytes, beginning at a multiple of 64.
+        arrays: one array per tensor, by name; writable and aligned.
     """
 
     __slots__ = ("arrays", "body", "layout")
@@ -128,15 +153,6 @@ class Pack:
         pack = cls(_layout_of(tuple((n, a.dtype, a.shape) for n, a in arrays.items())))
         for name, array in arrays.items():
             pack.arrays[name][...] = array
-        return pack
-
-    @classmethod
-    def within(cls, layout: PackLayout, body: memoryview) -> Pack:
-        """Returns the pack whose body lies whole in a message: read-only, and not aligned."""
-        pack = cls.__new__(cls)
-        pack.layout = layout
-        pack.body = np.frombuffer(body, np.uint8)
-        pack.arrays = layout.views(pack.body)
         return pack
 
     def pieces(self, size: int = limits.CHUNK_BYTES) -> Iterator[memoryview]:
@@ -169,11 +185,7 @@ class PackAssembler:
     def add(self, piece: bytes | memoryview) -> None:
         """Appends the next bytes of the body."""
         end = self._filled + len(piece)
-        if end > self.pack.layout.nbytes:
-            raise MalformedMessageError(
-                f"a pack's body has {self.pack.layout.nbytes:,} bytes by its header, but "
-                f"{end:,} came; send exactly what the header announces"
-            )
+        self.pack.layout.check_filled(end)
         self.pack.body[self._filled : end] = np.frombuffer(piece, np.uint8)
         self._filled = end
 
@@ -218,20 +230,6 @@ def _parse(encoded: bytes) -> PackLayout:
 
 
 _parse_cached = lru_cache(maxsize=64)(_parse)
-
-
-def check_bools(pack: Pack) -> None:
-    """Checks that every byte of every bool tensor is 0 or 1, as numpy and torch rely on.
-
-    Raises:
-        MalformedMessageError: it is not.
-    """
-    for name in pack.layout.bools:
-        array = pack.arrays[name]
-        if array.size and np.maximum.reduce(array.view(np.uint8), axis=None) > 1:
-            raise MalformedMessageError(
-                f"bool tensor {name!r} holds bytes other than 0 and 1; send 0 or 1"
-            )
 
 
 def tensor_specs(columns: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]]) -> PackLayout:

@@ -17,7 +17,6 @@ from replayring_proto.pack import (
     PackLayout,
     TensorSpec,
     aligned_empty,
-    check_bools,
     parse_header,
 )
 from replayring_proto.spec import DTYPES
@@ -168,15 +167,20 @@ def test_a_pack_without_bytes_is_complete_at_once(arrays: Arrays) -> None:
 # Bools
 
 
+def check_bools(**arrays: np.ndarray) -> None:
+    pack = Pack.of(arrays)
+    pack.layout.check_bools(pack.arrays)
+
+
 @pytest.mark.parametrize("shape", [(), (4,), (2, 2)])
 def test_bool_bytes_other_than_0_and_1_are_refused(shape: tuple[int, ...]) -> None:
     for byte in (2, 128, 255):
         values = np.zeros(shape, np.uint8)
         values[...] = byte
         with pytest.raises(MalformedMessageError, match="'done'"):
-            check_bools(Pack.of({"x": np.ones(3), "done": values.view(np.bool_)}))
-    check_bools(Pack.of({"done": np.ones(shape, np.bool_), "none": np.zeros((0, 2), np.bool_)}))
+            check_bools(x=np.ones(3), done=values.view(np.bool_))
+    check_bools(done=np.ones(shape, np.bool_), none=np.zeros((0, 2), np.bool_))
 
 
 def test_other_dtypes_may_hold_any_byte() -> None:
-    check_bools(Pack.of({"image": np.full(4, 255, np.uint8)}))
+    check_bools(image=np.full(4, 255, np.uint8))

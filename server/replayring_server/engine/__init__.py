@@ -8,8 +8,9 @@ Knows numpy and files, nothing of grpc or asyncio. Usable on its own:
 """
 
 from replayring_server.engine.buffer import Buffer, Stored
+from replayring_server.engine.incoming import Rows
 from replayring_server.engine.parameter_files import ParameterSet
 from replayring_server.engine.records import Origin
 from replayring_server.engine.store import Store
 
-__all__ = ["Buffer", "Origin", "ParameterSet", "Store", "Stored"]
+__all__ = ["Buffer", "Origin", "ParameterSet", "Rows", "Store", "Stored"]

@@ -77,8 +77,8 @@ class RingWriter:
         """Appends episodes, already checked against the spec, and returns their first `index`.
 
         Args:
-            arrays: the declared columns, and `timestamp` and `frame_index` if given: an array of
-                each episode, in order.
+            arrays: the declared columns, and `timestamp` and `frame_index` if given, each as arrays
+                whose rows follow each other.
             episode_index: the first one's number.
             lengths: frames of each.
             before_publish: called when the rows are written, before they can be seen.

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from replayring_proto.episode import Arrays
 from replayring_proto.errors import MalformedMessageError, ReplayRingError
 from replayring_proto.framing import Frame, decode_frame
 from replayring_proto.limits import CHUNK_BYTES, MAX_EPISODES_PER_MESSAGE, check_limit
 from replayring_proto.messages import parse
-from replayring_proto.pack import Pack, PackLayout, check_bools
+from replayring_proto.pack import PackLayout
 from replayring_proto.spec import BufferSpec, check_name
 from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Buffer, Origin, Store, Stored
 from replayring_server.service.calls import Call, Calls
 from replayring_server.service.changes import Changes
+from replayring_server.service.episodes import EpisodeAssembler, ReceivedEpisode
 from replayring_server.service.packs import PackReceiver
 from replayring_server.service.workers import Lane, Workers
 
@@ -31,7 +31,7 @@ _STORED_AT_ONCE_WHILE_READING = 32 << 10
 # What the engine makes for each frame while it appends: the preset columns.
 _PRESET_BYTES = 32
 
-Episodes: TypeAlias = "list[tuple[int, Pack]]"
+Episodes: TypeAlias = "list[tuple[int, ReceivedEpisode]]"
 """Episodes that came whole, with their sequences."""
 
 
@@ -58,7 +58,7 @@ class AddEpisodes:
         self._call = call
         self._times = calls.tally.work["AddEpisodes"]
         self._receiver = PackReceiver(
-            call, calls.staging, store.limits.max_episode_bytes, "an episode"
+            call, calls.staging, store.limits.max_episode_bytes, "an episode", EpisodeAssembler
         )
         self._buffer: Buffer | None = None
         self._writer_id = ""
@@ -99,11 +99,11 @@ class AddEpisodes:
             self._sequence = checked_sequence(fields.sequence)
         elif fields.sequence:
             raise MalformedMessageError("`sequence` came without an episode's pack")
-        pack = await self._receiver.add(frame, self._cost)
-        if pack is None:
+        episode = await self._receiver.add(frame, self._cost)
+        if episode is None:
             return []
         sequence, self._sequence = self._sequence, 0
-        return [(sequence, pack)]
+        return [(sequence, episode)]
 
     def _begin(self, start: replay_pb2.AddEpisodesStart) -> None:
         if self._buffer is not None:
@@ -123,8 +123,11 @@ class AddEpisodes:
         sequences = [
             checked_sequence(parse(replay_pb2.WholeEpisode, part.rest).sequence) for part in parts
         ]
-        packs = await self._receiver.whole(parts, self._cost)
-        return list(zip(sequences, packs, strict=True))
+        layouts = await self._receiver.whole(parts, self._cost)
+        return [
+            (sequence, ReceivedEpisode.within(layout, part.data))
+            for sequence, layout, part in zip(sequences, layouts, parts, strict=True)
+        ]
 
     def _cost(self, layout: PackLayout) -> int:
         assert self._buffer is not None  # no pack begins before `start`
@@ -221,7 +224,7 @@ def _grouped(episodes: Episodes, workers: Workers) -> Iterator[Episodes]:
     nbytes = 0
     for episode in episodes:
         group.append(episode)
-        nbytes += len(episode[1].body)
+        nbytes += episode[1].layout.nbytes
         if nbytes >= (_STORED_AT_ONCE_WHILE_READING if workers.reading else _STORED_AT_ONCE):
             yield group
             group, nbytes = [], 0
@@ -234,14 +237,14 @@ def _store(
 ) -> tuple[list[Stored], Refusal | None]:
     """Stores episodes together, up to the first that is refused."""
     malformed = None
-    whole: list[tuple[Arrays, Origin]] = []
-    for sequence, pack in episodes:
+    whole: list[tuple[Mapping[str, Any], Origin]] = []
+    for sequence, episode in episodes:
         try:
-            check_bools(pack)
+            episode.layout.check_bools(episode.arrays)
         except MalformedMessageError as error:
             malformed = _refusal(sequence, error)
             break
-        whole.append((pack.arrays, Origin(writer_id, sequence)))
+        whole.append((episode.arrays, Origin(writer_id, sequence)))
     stored, refused = buffer.store_all(whole)
     if refused is None:
         return stored, malformed

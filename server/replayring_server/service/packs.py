@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from replayring_proto.errors import MalformedMessageError
 from replayring_proto.framing import Frame, encode_pack
 from replayring_proto.limits import check_limit
-from replayring_proto.pack import Pack, PackAssembler, PackLayout, parse_header
+from replayring_proto.pack import Pack, PackLayout, parse_header
 from replayring_server.service.budget import Budget
 from replayring_server.service.calls import Call
 
 _REMEDY = "split it into smaller ones"
+
+Received = TypeVar("Received", covariant=True)
 
 
 async def send_pack(call: Call, pack: Pack, rest: bytes = b"") -> None:
@@ -21,16 +24,51 @@ async def send_pack(call: Call, pack: Pack, rest: bytes = b"") -> None:
         await call.write(message)
 
 
-class PackReceiver:
+class Assembler(Protocol[Received]):
+    """Takes the body of one pack piece by piece; afterwards it has the pack, in some form."""
+
+    def add(self, piece: memoryview, /) -> None:
+        """Appends the next bytes of the body.
+
+        Raises:
+            MalformedMessageError: more came than the header announced.
+        """
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole body is there."""
+
+    @property
+    def pack(self) -> Received:
+        """The pack, once it is complete."""
+
+
+class PackReceiver(Generic[Received]):
     """Receives packs one after another from the messages of a call. Not thread-safe."""
 
-    def __init__(self, call: Call, budget: Budget, max_bytes: int, what: str) -> None:
-        """Prepares for packs of `what` (for messages) with bodies of at most `max_bytes`."""
+    def __init__(
+        self,
+        call: Call,
+        budget: Budget,
+        max_bytes: int,
+        what: str,
+        begin: Callable[[PackLayout], Assembler[Received]],
+    ) -> None:
+        """Prepares for packs.
+
+        Args:
+            call: what they come by.
+            budget: the memory to hold them.
+            max_bytes: bytes of a body at most.
+            what: what they are, for messages.
+            begin: makes an assembler for one.
+        """
         self._call = call
         self._budget = budget
         self._max_bytes = max_bytes
         self._what = what
-        self._assembler: PackAssembler | None = None
+        self._begin = begin
+        self._assembler: Assembler[Received] | None = None
 
     @property
     def is_filling(self) -> bool:
@@ -39,7 +77,7 @@ class PackReceiver:
 
     async def add(
         self, frame: Frame, cost: Callable[[PackLayout], int] = lambda layout: layout.nbytes
-    ) -> Pack | None:
+    ) -> Received | None:
         """Takes the pack's part of a message; where a pack begins, waits for memory to hold it.
 
         Args:
@@ -57,7 +95,7 @@ class PackReceiver:
         if frame.header is not None:
             layout = self._announced(frame.header)
             await self._reserve(cost(layout))
-            self._assembler = PackAssembler(layout)
+            self._assembler = self._begin(layout)
         if self._assembler is None:
             if frame.data:
                 raise MalformedMessageError(f"bytes of {self._what} came before its pack header")
@@ -68,8 +106,10 @@ class PackReceiver:
         pack, self._assembler = self._assembler.pack, None
         return pack
 
-    async def whole(self, frames: Sequence[Frame], cost: Callable[[PackLayout], int]) -> list[Pack]:
-        """Takes packs that came whole in one message, where they stay; waits for room for all.
+    async def whole(
+        self, frames: Sequence[Frame], cost: Callable[[PackLayout], int]
+    ) -> list[PackLayout]:
+        """Returns the layouts of packs that came whole in one message; waits for room for all.
 
         Args:
             frames: the packs.
@@ -88,9 +128,7 @@ class PackReceiver:
                 )
         costs = {layout: cost(layout) for layout in set(layouts)}  # which is often just one
         await self._reserve(sum(costs[layout] for layout in layouts))
-        return [
-            Pack.within(layout, frame.data) for frame, layout in zip(frames, layouts, strict=True)
-        ]
+        return layouts
 
     def finish(self) -> None:
         """Checks that no pack was left incomplete when the peer stopped sending.

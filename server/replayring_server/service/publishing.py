@@ -7,7 +7,7 @@ from functools import partial
 from replayring_proto.errors import MalformedMessageError, NotFoundError
 from replayring_proto.framing import decode_frame
 from replayring_proto.messages import parse
-from replayring_proto.pack import Pack, check_bools
+from replayring_proto.pack import Pack, PackAssembler
 from replayring_proto.spec import check_name
 from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Store
@@ -21,7 +21,9 @@ async def publish(
     store: Store, changes: Changes, workers: Workers, calls: Calls, call: Call
 ) -> bytes:
     """Answers PublishParameters."""
-    receiver = PackReceiver(call, calls.staging, store.limits.max_parameters_bytes, "parameters")
+    receiver = PackReceiver(
+        call, calls.staging, store.limits.max_parameters_bytes, "parameters", PackAssembler
+    )
     fields, pack = replay_pb2.PublishParametersRequest(), None
     while (message := await call.read(midway=receiver.is_filling or pack is not None)) is not None:
         frame = decode_frame(message)
@@ -48,7 +50,7 @@ async def publish(
 
 
 def _publish(store: Store, fields: replay_pb2.PublishParametersRequest, pack: Pack) -> int:
-    check_bools(pack)
+    pack.layout.check_bools(pack.arrays)
     return store.parameters.publish(fields.name, pack, fields.min_version)
 
 
