@@ -8,11 +8,13 @@ from __future__ import annotations
 import errno
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from replayring_proto import layout
 from replayring_proto.errors import AlreadyExistsError, InvalidSpecError
 from replayring_proto.spec import BufferSpec
 from replayring_server.engine import Buffer, Store, files
@@ -53,6 +55,23 @@ def test_a_clean_close_makes_everything_durable(tmp_path: Path, durability: str)
         buffer, _ = store.create("b", spec(durability))
         buffer.append(EPISODE)
     assert durable_head(buffer) == 5
+
+
+def test_after_a_clean_close_a_restart_of_the_machine_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far rows were reserved while the server ran."""
+    with Store(tmp_path) as store:
+        buffer, _ = store.create("b", replace(spec("interval"), capacity=1000))
+        for _ in range(210):
+            buffer.append(EPISODE)
+        buffer._cursor.reserve_for_sync(500)
+        live = buffer.reader.live
+    monkeypatch.setattr(layout, "machine_boot_id", lambda: b"another boot id.")
+    with Store(tmp_path) as store:
+        buffer = store.get("b")
+        assert buffer.restored
+        assert buffer.reader.live == live
 
 
 def test_none_waits_for_the_clean_close(tmp_path: Path) -> None:

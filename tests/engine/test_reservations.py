@@ -40,6 +40,10 @@ class Disk:
         self.cursor.renew()
         return self.cursor.durable.reserved - begin
 
+    def reserved(self) -> int:
+        """Returns how far beyond the head rows are reserved."""
+        return self.cursor.durable.reserved - self.cursor.counters.head
+
 
 def test_without_haste_one_slack_is_reserved() -> None:
     disk = Disk()
@@ -78,3 +82,29 @@ def test_appends_that_come_fast_have_those_of_20_ms_reserved() -> None:
     assert [disk.renew() for _ in range(6)][-1] == CAPACITY // 2
     disk.seconds = 1.0
     assert [disk.renew() for _ in range(60)][-1] == SLACK
+
+
+def test_as_much_is_reserved_for_a_sync_of_the_ring_as_told_but_no_more_than_half_of_the_ring() -> (
+    None
+):
+    disk = Disk()
+    for told, reserved in ((SLACK + 1, SLACK + 1), (SLACK, SLACK + 1), (CAPACITY, CAPACITY // 2)):
+        disk.cursor.reserve_for_sync(told)
+        assert disk.reserved() == reserved
+
+
+def test_at_the_end_what_was_not_used_is_given_back() -> None:
+    disk = Disk()
+    counters = disk.cursor.counters
+    disk.cursor.reserve_for_sync(CAPACITY)
+    counters.intent = counters.head = 300
+    disk.cursor.release()
+    assert disk.reserved() == CAPACITY // 2 - 300, "frames that no sync has covered need it"
+    disk.cursor.checkpoint(300, 0, 1)
+    disk.cursor.reserve_for_sync(CAPACITY)
+    disk.cursor.release()
+    assert disk.reserved() == SLACK
+    disk.cursor.reserve_for_sync(CAPACITY)
+    counters.intent = 300 + 2 * SLACK  # an append failed half-way: its rows may have changed
+    disk.cursor.release()
+    assert disk.reserved() == 2 * SLACK

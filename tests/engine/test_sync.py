@@ -132,6 +132,33 @@ def test_a_deleted_buffer_is_not_synced_and_its_missing_files_are_no_failure(
     assert not told
 
 
+@pytest.mark.usefixtures("quiet_syncer")
+def test_appends_during_a_sync_wait_for_the_cursor_at_most_the_first_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk has all the columns to write by then, and would take its time."""
+    waits: list[int] = []
+    cursor_syncs: list[Path] = []
+
+    def sync(path: Path) -> None:
+        if path.name == "c.words" and len(waits) < 3:
+            cursor_syncs.clear()
+            for tag in range(18):
+                buffer.append(checked_episode(buffer.spec, tag, 100))
+            waits.append(len(cursor_syncs))
+        elif path.name == layout.CURSOR:
+            cursor_syncs.append(path)
+
+    monkeypatch.setattr(files, "sync_file", sync)
+    monkeypatch.setattr(Buffer, "renew_reservation", lambda buffer: None)  # which comes by chance
+    buffer, _ = store.create("a", checked_spec(4000))
+    buffer.append(checked_episode(buffer.spec, 0, 3))
+    for _ in range(3):
+        buffer.sync()
+    assert waits[0] > 0, "it is no test otherwise"
+    assert waits[1:] == [0, 0]
+
+
 # A disk that fails
 
 

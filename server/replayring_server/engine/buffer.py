@@ -26,6 +26,9 @@ from replayring_server.tally import BufferTally
 
 logger = logging.getLogger(__name__)
 
+# Before a sync, rows are reserved for as many frames as came in the last one, and then as many.
+_SYNCS_AHEAD = 2
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -127,6 +130,7 @@ class Buffer:
         self._closed = False
         self._deleted = False
         self._failed = False
+        self._appended_in_sync = 0  # of frames, during the last one
         self._recover_last_record()
 
     @classmethod
@@ -237,10 +241,12 @@ class Buffer:
         if live.end == self._cursor.durable.head:
             return
         with self._failing_for_good(), self.tally.syncs.running():
+            self._cursor.reserve_for_sync(_SYNCS_AHEAD * self._appended_in_sync)
             for file in self._mapped:
                 if file != layout.CURSOR:
                     files.sync_file(self._folder / file)
             self._cursor.checkpoint(live.end, live.start, episodes)
+            self._appended_in_sync = self._cursor.counters.head - live.end
 
     def renew_reservation(self) -> None:
         """Reserves rows for the appends to come, which then need not wait for the disk.
@@ -312,6 +318,8 @@ class Buffer:
         with self._syncing, self._renewing:  # also waits for one that is under way
             if sync and not was_closed:
                 self._sync()
+                with self._failing_for_good():
+                    self._cursor.release()
 
     def _store_next(self, episodes: Sequence[Checked]) -> list[Stored]:
         """Stores the first of some episodes, with as many after it as may share its append."""

@@ -16,8 +16,10 @@ slack beyond the append that needs it: what it gives up is then what that append
 
 Another thread renews it before that, so that appends seldom wait for the disk. Where they outrun
 it, it reaches as far as was appended during a few syncs, the slowest of late; and where they come
-so fast that it would do little else, as far as in 20 ms. After a power loss, what would have been
-evicted in their time is missing as well, though never more than half of the ring.
+so fast that it would do little else, as far as in 20 ms. Before the disk is given all the rows to
+write, and is slow to take anything else, it is made to reach beyond that. After a power loss, what
+would have been evicted in their time is missing as well, though never more than half of the ring;
+after a clean end, nothing is.
 
 Which of the two is the truth is told by the boot id, which changes when the machine starts.
 """
@@ -145,10 +147,28 @@ class Cursor:
         self._renewed = now, head = self._now(), self.counters.head
         return int(_SECONDS_AHEAD * (head - before) / max(now - then, 1e-3))
 
+    def reserve_for_sync(self, frames: int) -> None:
+        """Reserves rows for so many appends while the ring is synced, or for as many as may be."""
+        with self._lock:
+            slot, until = self.durable, self.counters.head + min(frames, self._farthest)
+            if until > slot.reserved:
+                self._write(slot.head, slot.low, slot.episodes, until)
+
     def checkpoint(self, head: int, low: int, episodes: int) -> None:
         """Records that all rows below `head` are on the disk."""
         with self._lock:
             self._put(head, low, episodes, head)
+
+    def release(self) -> None:
+        """Gives back what no append has come to, when none will: a power loss is to cost nothing.
+
+        What one slack holds may stay reserved: it is not above what the ring has dropped by itself.
+        """
+        with self._lock:
+            slot = self.durable
+            until = max(self.counters.intent, slot.head + self._slack)
+            if slot.head == self.counters.head and until < slot.reserved:
+                self._write(slot.head, slot.low, slot.episodes, until)
 
     def _put(self, head: int, low: int, episodes: int, until: int) -> None:
         self._write(head, low, episodes, max(self.durable.reserved, until + self._ahead))
