@@ -116,3 +116,8 @@ def test_what_would_be_refused_in_one_piece_is_refused_alike(
         buffer.append(spoilt)
     assert str(in_pieces.value) == str(in_one_piece.value)
     assert buffer.reader.live.end == 0
+
+
+def test_what_is_no_mapping_is_refused(buffer: Buffer) -> None:
+    with pytest.raises(InvalidEpisodeError, match="must be a mapping"):
+        buffer.append([in_runs(np.arange(13), 2)])  # type: ignore[arg-type]

@@ -96,7 +96,7 @@ def check_all(
             columns = _columns(spec, data)
         except ReplayRingError as error:
             return checked, error.with_traceback(None)  # without the frames that it has passed
-        frames = sum(map(len, next(iter(columns.values()))))
+        frames = sum([len(run) for run in next(iter(columns.values()))])
         payload_hash = hash_arrays(columns) if origin else b""
         checked.append(Checked(columns, frames, origin, payload_hash))
     return checked, None
@@ -108,10 +108,10 @@ def _columns(spec: BufferSpec, data: Mapping[str, Any]) -> dict[str, Sequence[Ar
     Raises:
         InvalidEpisodeError: it does not.
     """
-    in_runs = {name: value for name, value in data.items() if isinstance(value, Rows)}
-    if not in_runs:
+    if not isinstance(data, Mapping) or Rows not in map(type, data.values()):
         return {name: (array,) for name, array in check_episode(spec, data).items()}
     whole = dict(data)
+    in_runs = {name: value for name, value in data.items() if isinstance(value, Rows)}
     for name, rows in list(in_runs.items()):
         column = spec.declared.get(name)
         if column is not None and column.dtype == rows.dtype:
