@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from replayring._calls import Arrays, Caller
 from replayring._channel import Stub
+from replayring._outgoing import Outgoing
 from replayring._patience import Patience, passing
 from replayring._signals import WORKERS
 from replayring_proto.errors import (
@@ -22,10 +23,10 @@ from replayring_proto.errors import (
     ReplayRingError,
     ServerUnavailableError,
 )
-from replayring_proto.framing import encode_nested, encode_pack, encode_whole
+from replayring_proto.framing import WHOLE_BYTES, encode_nested
 from replayring_proto.limits import CHUNK_BYTES, MAX_EPISODES_PER_MESSAGE
 from replayring_proto.messages import parse
-from replayring_proto.pack import Pack
+from replayring_proto.pack import layout_of
 from replayring_proto.v1 import replay_pb2
 
 METHOD = "AddEpisodes"
@@ -55,37 +56,13 @@ class Acknowledgement:
     duplicate: bool
 
 
-@dataclass(frozen=True)
-class Outgoing:
-    """An episode on its way.
-
-    Attributes:
-        sequence: its number among its writer's.
-        arrays: its columns, as they are stored; not copied, so nobody may change them.
-        pack: the same as a pack, if that was made; else it is made when the episode is sent.
-    """
-
-    sequence: int
-    arrays: Arrays
-    pack: Pack | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its arrays."""
-        return sum(array.nbytes for array in self.arrays.values())
-
-    def packed(self) -> Pack:
-        """Returns it as a pack."""
-        return self.pack or Pack.of(self.arrays)
-
-
 def new_writer_id() -> str:
     """Returns an identity that no other writer has or will have."""
     return uuid.uuid4().hex
 
 
-def messages(buffer: str, writer_id: str, groups: Iterable[Sequence[Outgoing]]) -> Iterator[bytes]:
-    """Yields the messages of one call, a chunk at a time.
+def messages(buffer: str, writer_id: str, groups: Iterable[Iterable[Outgoing]]) -> Iterator[bytes]:
+    """Yields the messages of one call.
 
     Args:
         buffer: where the episodes go.
@@ -100,7 +77,9 @@ def messages(buffer: str, writer_id: str, groups: Iterable[Sequence[Outgoing]]) 
                 yield encode_nested(map(_whole, together), fields.SerializeToString())
             else:
                 fields.sequence = together[0].sequence
-                yield from encode_pack(together[0].packed(), fields.SerializeToString())
+                first, *more = together[0].messages
+                yield fields.SerializeToString() + first
+                yield from more
             fields.Clear()
 
 
@@ -121,9 +100,9 @@ def _shared(episodes: Iterable[Outgoing]) -> Iterator[list[Outgoing]]:
         yield together
 
 
-def _whole(episode: Outgoing) -> bytes:
+def _whole(episode: Outgoing) -> tuple[bytes, ...]:
     fields = replay_pb2.WholeEpisode(sequence=episode.sequence)
-    return encode_whole(episode.packed(), fields.SerializeToString())
+    return fields.SerializeToString(), *episode.messages
 
 
 def acknowledgements(encoded: bytes, due: Sequence[int]) -> list[Acknowledgement]:
@@ -179,7 +158,7 @@ class Adder:
                     "raise timeout, or give each thread a buffer object of its own"
                 )
             try:
-                self._add(self._numbered(episodes), patience, acknowledged)
+                self._add(episodes, patience, acknowledged)
             finally:
                 self._turn.release()
         except ReplayRingError as error:
@@ -188,28 +167,27 @@ class Adder:
             raise failed from None
         return acknowledged
 
-    def _numbered(self, episodes: Sequence[Arrays]) -> list[Outgoing]:
+    def _add(
+        self, episodes: Sequence[Arrays], patience: Patience, acknowledged: list[Acknowledgement]
+    ) -> None:
         first = self._sequence + 1
         self._sequence += len(episodes)
-        return [Outgoing(first + i, arrays) for i, arrays in enumerate(episodes)]
 
-    def _add(
-        self, episodes: list[Outgoing], patience: Patience, acknowledged: list[Acknowledgement]
-    ) -> None:
         def attempt(stub: Stub) -> None:
-            missing = episodes[len(acknowledged) :]
-            requests = messages(self._buffer, self._writer_id, [missing])
+            missing = range(len(acknowledged), len(episodes))
+            # Each is encoded when its turn comes: together they would be in memory twice.
+            outgoing = (Outgoing.of(first + place, episodes[place]) for place in missing)
+            requests = messages(self._buffer, self._writer_id, [outgoing])
             seconds = patience.call_timeout()
-            if len(missing) == 1 and missing[0].nbytes <= CHUNK_BYTES // 2:
+            if len(missing) == 1 and layout_of(episodes[-1]).nbytes <= WHOLE_BYTES:
                 begun = stub.fetch(METHOD, next(requests), seconds)
             else:
                 begun = stub.converse(METHOD, requests, seconds)
             with begun as call:
                 for encoded in call:
-                    done = len(acknowledged)
-                    next_ones = episodes[done : done + MAX_EPISODES_PER_MESSAGE]
-                    due = [episode.sequence for episode in next_ones]
-                    acknowledged.extend(acknowledgements(encoded, due))
+                    due = range(first + len(acknowledged), first + len(episodes))
+                    next_ones = due[:MAX_EPISODES_PER_MESSAGE]
+                    acknowledged.extend(acknowledgements(encoded, next_ones))
                     patience.progress()
             if len(acknowledged) < len(episodes):
                 raise ServerUnavailableError("the server ended the call before its last episode")

@@ -10,8 +10,8 @@ from collections import deque
 from itertools import islice
 from typing import TypeAlias
 
-from replayring._adding import Outgoing
 from replayring._outage import Outage
+from replayring._outgoing import Outgoing
 from replayring._spill import DamagedError, Spill, Spilled
 from replayring_proto.errors import NotFoundError, ReplayRingError, StorageError
 
@@ -67,7 +67,7 @@ class Backlog:
 
     def has_room(self, episode: Outgoing) -> bool:
         """Whether there is room for an episode; logs if there is none and the server is away."""
-        if self._fits(episode) or (self._spill and self._spill.fits(episode.packed())):
+        if self._fits(episode) or (self._spill and self._spill.fits(episode.layout)):
             return True
         if self._outage.certain:
             self._say("waits until there is room")
@@ -82,7 +82,7 @@ class Backlog:
         held: Held = episode
         if self._spill:
             self._spill.reserve(episode.sequence)
-        if self._spill and not self._fits(episode) and self._spill.fits(episode.packed()):
+        if self._spill and not self._fits(episode) and self._spill.fits(episode.layout):
             self._say("spills what is more")
             held = self._spill.add(episode.sequence, episode.packed())
         else:
@@ -114,7 +114,7 @@ class Backlog:
         for place, episode in enumerate(self.episodes()):
             if self._spill is None or isinstance(episode, Spilled):
                 continue
-            if not self._spill.fits(episode.packed()):
+            if not self._spill.fits(episode.layout):
                 return
             try:
                 self._episodes[place] = self._spill.add(episode.sequence, episode.packed())

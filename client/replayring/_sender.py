@@ -23,7 +23,6 @@ from replayring._adding import (
     GROUP_BYTES,
     METHOD,
     Acknowledgement,
-    Outgoing,
     acknowledgements,
     messages,
 )
@@ -31,6 +30,7 @@ from replayring._background import Background
 from replayring._backlog import Backlog, Held, named
 from replayring._calls import Arrays, Caller
 from replayring._channel import Stub
+from replayring._outgoing import Outgoing
 from replayring._patience import LASTING_SECONDS, LOCKED_OUT, passing
 from replayring._spill import DamagedError, Spill, Spilled
 from replayring_proto.errors import (
@@ -104,12 +104,11 @@ class Sender(Background):
                 episode is not queued.
         """
         self.check()
-        pack = Pack.of(arrays)
-        episode = Outgoing(0, pack.arrays, pack)
+        episode = Outgoing.of(0, arrays)
         self._wait(lambda: self._backlog.has_room(episode))
         with self._lock:
             self._check_not_ended()
-            held = self._backlog.add(Outgoing(self._backlog.sequence + 1, pack.arrays, pack))
+            held = self._backlog.add(episode.numbered(self._backlog.sequence + 1))
             if self._outbox is not None:
                 self._outbox.put(held)
             self._changed.notify_all()
@@ -307,8 +306,7 @@ def _in_memory(episode: Held) -> Outgoing:
     """
     if not isinstance(episode, Spilled):
         return episode
-    pack = episode.packed()
-    return Outgoing(episode.sequence, pack.arrays, pack)
+    return Outgoing.of(episode.sequence, episode.packed().arrays)
 
 
 def _until_idle(outbox: queue.SimpleQueue[Held | None]) -> Iterator[list[Held]]:

@@ -35,7 +35,7 @@ from replayring_proto.errors import (
     ReplayRingError,
     StorageError,
 )
-from replayring_proto.pack import Pack, parse_header
+from replayring_proto.pack import Pack, PackLayout, parse_header
 from replayring_proto.spec import check_name
 
 _MAGIC = b"RRSPILL1"
@@ -170,9 +170,9 @@ class Spill:
             with _storage_errors(f"cannot write to {self.folder}"):
                 self._write_state()
 
-    def fits(self, pack: Pack) -> bool:
+    def fits(self, layout: PackLayout) -> bool:
         """Whether there is room for an episode."""
-        return self.nbytes + _file_bytes(pack) <= self.max_bytes
+        return self.nbytes + _file_bytes(layout) <= self.max_bytes
 
     def add(self, sequence: int, pack: Pack) -> Spilled:
         """Writes an episode.
@@ -193,7 +193,7 @@ class Spill:
             digest.update(part)
         with _storage_errors(f"cannot spill to {self.folder}"):
             _write_whole(path, [*parts, digest.digest()])
-        spilled = Spilled(sequence, path, _file_bytes(pack))
+        spilled = Spilled(sequence, path, _file_bytes(pack.layout))
         self.nbytes += spilled.nbytes
         return spilled
 
@@ -249,9 +249,8 @@ class Spill:
         _write_whole(self.folder / "writer", [json.dumps(state).encode()], sync=True)
 
 
-def _file_bytes(pack: Pack) -> int:
-    fixed = len(_MAGIC) + _LENGTH_BYTES + _DIGEST_BYTES
-    return fixed + len(pack.layout.header()) + pack.layout.nbytes
+def _file_bytes(layout: PackLayout) -> int:
+    return len(_MAGIC) + _LENGTH_BYTES + len(layout.header()) + layout.nbytes + _DIGEST_BYTES
 
 
 def _parse_state(encoded: bytes, path: Path) -> dict[str, Any]:

@@ -11,18 +11,26 @@ https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
 
 from replayring_proto.errors import MalformedMessageError
-from replayring_proto.limits import MAX_MESSAGE_FIELDS, check_limit
-from replayring_proto.pack import Pack
+from replayring_proto.limits import CHUNK_BYTES, MAX_MESSAGE_FIELDS, check_limit
+from replayring_proto.pack import Pack, PackLayout
 
 _LENGTH_DELIMITED = 2
 _PACK_TAG = 1 << 3 | _LENGTH_DELIMITED
 _DATA_TAG = 2 << 3 | _LENGTH_DELIMITED
 _NESTED_TAG = 15 << 3 | _LENGTH_DELIMITED
 _EMPTY = memoryview(b"")
+
+_DATA = bytes([_DATA_TAG])
+_NESTED = bytes([_NESTED_TAG])
+
+WHOLE_BYTES = CHUNK_BYTES // 2
+"""Up to so many bytes, a pack of arrays goes in one message with its header."""
 
 
 class Frame(NamedTuple):
@@ -58,19 +66,30 @@ def encode_header(header: bytes, rest: bytes = b"") -> bytes:
 
 def encode_data(data: memoryview | bytes, prefix: bytes = b"") -> bytes:
     """Returns a message with payload `data` behind the already encoded fields `prefix`."""
-    return b"".join((prefix, bytes([_DATA_TAG]), encode_varint(len(data)), data))
+    return _encode_runs((data,), prefix)
 
 
-def encode_whole(pack: Pack, rest: bytes = b"") -> bytes:
-    """Returns one message with all of `pack` and the encoded fields `rest`."""
-    return encode_data(pack.body.data, encode_header(pack.layout.header(), rest))
+def encode_arrays(layout: PackLayout, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[bytes, ...]:
+    """Returns the messages that carry a pack of arrays, each of which is copied once.
+
+    Other fields may be put before the first message, which is small or the only one.
+    """
+    header, runs = encode_header(layout.header()), layout.runs(arrays)
+    if layout.nbytes <= WHOLE_BYTES:
+        return (_encode_runs(list(runs), header),)
+    return (header, *map(_encode_runs, _chunks(runs)))
 
 
-def encode_nested(messages: Iterable[bytes], rest: bytes = b"") -> bytes:
-    """Returns a message that holds whole messages, each with a pack, behind the fields `rest`."""
+def encode_nested(messages: Iterable[Sequence[bytes]], rest: bytes = b"") -> bytes:
+    """Returns a message that holds whole messages, each with a pack, behind the fields `rest`.
+
+    Args:
+        messages: the parts of each, which follow each other.
+        rest: encoded fields.
+    """
     pieces = [rest]
-    for message in messages:
-        pieces += (bytes([_NESTED_TAG]), encode_varint(len(message)), message)
+    for parts in messages:
+        pieces += (_NESTED, encode_varint(sum(map(len, parts))), *parts)
     return b"".join(pieces)
 
 
@@ -107,6 +126,24 @@ def decode_frame(message: bytes | memoryview) -> Frame:
         else:
             rest.append(view[start:position])
     return Frame(header, data, b"".join(rest), tuple(nested))
+
+
+def _encode_runs(runs: Sequence[memoryview | bytes], prefix: bytes = b"") -> bytes:
+    return b"".join((prefix, _DATA, encode_varint(sum(map(len, runs))), *runs))
+
+
+def _chunks(runs: Iterable[memoryview]) -> Iterator[list[memoryview]]:
+    """Yields as many bytes at a time as a message carries."""
+    chunk: list[memoryview] = []
+    room = CHUNK_BYTES
+    for run in runs:
+        while len(run) >= room:
+            yield [*chunk, run[:room]]
+            chunk, run, room = [], run[room:], CHUNK_BYTES
+        chunk.append(run)
+        room -= len(run)
+    if room < CHUNK_BYTES:
+        yield chunk
 
 
 def encode_varint(value: int) -> bytes:

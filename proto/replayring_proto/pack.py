@@ -28,6 +28,8 @@ _CACHED_HEADER_BYTES = 4096
 
 Bytes = npt.NDArray[np.uint8]
 
+_ZEROES = memoryview(bytes(ALIGNMENT))
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -50,10 +52,20 @@ class PackLayout:
         tensors: the tensors, in order.
         offsets: where each begins, in bytes.
         nbytes: length of the body.
+        tensor_bytes: what the tensors take of it.
         bools: names of the bool tensors.
     """
 
-    __slots__ = ("_gaps", "_header", "_places", "bools", "nbytes", "offsets", "tensors")
+    __slots__ = (
+        "_gaps",
+        "_header",
+        "_places",
+        "bools",
+        "nbytes",
+        "offsets",
+        "tensor_bytes",
+        "tensors",
+    )
 
     def __init__(self, tensors: Iterable[TensorSpec]) -> None:
         self.tensors = tuple(tensors)
@@ -66,6 +78,7 @@ class PackLayout:
             end = start + tensor.nbytes
         self.offsets = tuple(offsets)
         self.nbytes = end
+        self.tensor_bytes = sum(tensor.nbytes for tensor in self.tensors)
         self.bools = tuple(t.name for t in self.tensors if t.dtype.kind == "b")
         # Packs of one form are made thousands of times a second: what they share is kept ready.
         self._gaps = tuple(gaps)
@@ -118,6 +131,16 @@ class PackLayout:
             for name, shape, dtype, start in self._places
         }
 
+    def runs(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Iterator[memoryview]:
+        """Yields the body that `arrays` make, in runs: copies only of those not contiguous."""
+        end = 0
+        for name, _, _, start in self._places:
+            if end < start:
+                yield _ZEROES[: start - end]
+            run = np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data
+            yield run
+            end = start + len(run)
+
     def clear_gaps(self, body: Bytes) -> None:
         """Zeroes the bytes between tensors, so that no stale memory leaves the process."""
         for gap in self._gaps:
@@ -150,7 +173,7 @@ class Pack:
         Raises:
             InvalidRequestError: a dtype is not on the allowlist.
         """
-        pack = cls(_layout_of(tuple((n, a.dtype, a.shape) for n, a in arrays.items())))
+        pack = cls(layout_of(arrays))
         for name, array in arrays.items():
             pack.arrays[name][...] = array
         return pack
@@ -235,6 +258,15 @@ _parse_cached = lru_cache(maxsize=64)(_parse)
 def tensor_specs(columns: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]]) -> PackLayout:
     """Returns the layout of tensors given as (name, dtype, shape)."""
     return PackLayout(TensorSpec(*column) for column in columns)
+
+
+def layout_of(arrays: Mapping[str, npt.NDArray[Any]]) -> PackLayout:
+    """Returns the layout of a pack of arrays; the same object for some of the same form.
+
+    Raises:
+        InvalidRequestError: a dtype is not on the allowlist.
+    """
+    return _layout_of(tuple([(name, array.dtype, array.shape) for name, array in arrays.items()]))
 
 
 @lru_cache(maxsize=64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,16 +11,16 @@ from google.protobuf.message import DecodeError, Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replayring_proto import limits
+from replayring_proto import framing, limits
 from replayring_proto.errors import LimitExceededError, MalformedMessageError
 from replayring_proto.framing import (
     decode_frame,
+    encode_arrays,
     encode_data,
     encode_header,
     encode_nested,
     encode_pack,
     encode_varint,
-    encode_whole,
 )
 from replayring_proto.pack import Pack
 from replayring_proto.v1 import pack_pb2
@@ -64,7 +65,10 @@ def test_generated_code_reads_packs_that_share_a_message(wholes: list[Any], star
     made = [(sequence, Pack.of(arrays)) for sequence, arrays in wholes]
     message = AddEpisodesRequest.FromString(
         encode_nested(
-            (encode_whole(pack, WholeEpisode(sequence=n).SerializeToString()) for n, pack in made),
+            (
+                (WholeEpisode(sequence=n).SerializeToString(), *encode_arrays(p.layout, p.arrays))
+                for n, p in made
+            ),
             AddEpisodesRequest(start=start).SerializeToString(),
         )
     )
@@ -108,6 +112,40 @@ def test_a_large_pack_comes_in_messages_below_the_limit(rest: Any) -> None:
     first.ClearField("data")
     rest.pack.CopyFrom(header_of(pack))
     assert first == rest
+
+
+# Packs of arrays that are copied right into their messages
+
+
+@settings(max_examples=200)
+@given(messages, packs, st.sampled_from([1, 50, 64, 1000]), st.integers(0, 100))
+def test_arrays_are_sent_as_their_pack_would_be(
+    rest: Any, arrays: Arrays, chunk: int, whole: int
+) -> None:
+    pack = Pack.of(arrays)
+    with (
+        mock.patch.object(framing, "CHUNK_BYTES", chunk),
+        mock.patch.object(framing, "WHOLE_BYTES", whole),
+    ):
+        first, *later = encode_arrays(pack.layout, arrays)
+    frames = [decode_frame(rest.SerializeToString() + first), *map(decode_frame, later)]
+    assert b"".join(bytes(frame.data) for frame in frames) == pack.body.tobytes()
+    assert frames[0].header == pack.layout.header()
+    assert type(rest).FromString(frames[0].rest) == rest
+    assert all(frame.header is None and not frame.rest for frame in frames[1:])
+    if pack.layout.nbytes <= whole:
+        assert not later
+    else:
+        assert not frames[0].data, "what may be put before it would have to be copied with it"
+        assert all(len(frame.data) == chunk for frame in frames[1:-1])
+        assert 0 < len(frames[-1].data) <= chunk
+
+
+def test_arrays_that_are_not_contiguous_are_sent_as_well() -> None:
+    arrays = {"a": np.arange(60).reshape(3, 4, 5).T, "b": np.arange(9)[::-2], "c": np.array(3.0)}
+    pack = Pack.of(arrays)
+    (message,) = encode_arrays(pack.layout, arrays)
+    assert decode_frame(message).data == pack.body.tobytes()
 
 
 def test_a_pack_without_bytes_still_sends_its_header() -> None:

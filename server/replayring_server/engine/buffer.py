@@ -26,9 +26,6 @@ from replayring_server.tally import BufferTally
 
 logger = logging.getLogger(__name__)
 
-# Before a sync, rows are reserved for as many frames as came in the last one, and then as many.
-_SYNCS_AHEAD = 2
-
 
 @dataclass(frozen=True)
 class Stored:
@@ -130,7 +127,6 @@ class Buffer:
         self._closed = False
         self._deleted = False
         self._failed = False
-        self._appended_in_sync = 0  # of frames, during the last one
         self._recover_last_record()
 
     @classmethod
@@ -241,12 +237,12 @@ class Buffer:
         if live.end == self._cursor.durable.head:
             return
         with self._failing_for_good(), self.tally.syncs.running():
-            self._cursor.reserve_for_sync(_SYNCS_AHEAD * self._appended_in_sync)
+            # To write what came since the last sync takes less time than it took to come.
+            self._cursor.reserve_for_sync(live.end - self._cursor.durable.head)
             for file in self._mapped:
                 if file != layout.CURSOR:
                     files.sync_file(self._folder / file)
             self._cursor.checkpoint(live.end, live.start, episodes)
-            self._appended_in_sync = self._cursor.counters.head - live.end
 
     def renew_reservation(self) -> None:
         """Reserves rows for the appends to come, which then need not wait for the disk.

@@ -17,9 +17,9 @@ slack beyond the append that needs it: what it gives up is then what that append
 Another thread renews it before that, so that appends seldom wait for the disk. Where they outrun
 it, it reaches as far as was appended during a few syncs, the slowest of late; and where they come
 so fast that it would do little else, as far as in 20 ms. Before the disk is given all the rows to
-write, and is slow to take anything else, it is made to reach beyond that. After a power loss, what
-would have been evicted in their time is missing as well, though never more than half of the ring;
-after a clean end, nothing is.
+write, and is slow to take anything else, it reaches as far as came since the last sync. After a
+power loss, what would have been evicted in their time is missing as well, though never more than
+half of the ring; after a clean end, nothing is.
 
 Which of the two is the truth is told by the boot id, which changes when the machine starts.
 """
