@@ -93,3 +93,29 @@ def test_a_long_call_does_not_wait_for_ever_for_a_loop_that_is_busy() -> None:
         workers.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("reading", [True, False])
+def test_who_receives_much_pauses_for_others_while_frames_are_read(
+    reading: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_READING_S", 60.0)
+    monkeypatch.setattr(module, "_TURNS_BETWEEN_MESSAGES", 20)
+    turns: list[int] = []
+
+    async def count() -> None:
+        while True:
+            turns.append(1)
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        workers = Workers()
+        if reading:
+            await workers.run(Lane.READ, lambda: None, 1)
+        counting = asyncio.create_task(count())
+        await workers.pause()
+        counting.cancel()
+        workers.close()
+
+    asyncio.run(main())
+    assert len(turns) == (20 if reading else 0)

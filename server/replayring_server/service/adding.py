@@ -76,6 +76,8 @@ class AddEpisodes:
                 episodes = await self._take(decode_frame(message))
                 if episodes:
                     await self._add(episodes)
+                elif receiver.is_filling:
+                    await self._workers.pause()
             receiver.finish()
         except ReplayRingError as error:
             if not self._sequence:
