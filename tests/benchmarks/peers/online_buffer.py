@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from tests.benchmarks.peers.program import run
 
 WORKERS = 2
-EPOCH = 1 << 22
+EPOCH = 1 << 60
 
 
 def load(path: str) -> Any:
