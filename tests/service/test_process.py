@@ -119,9 +119,9 @@ def test_stopping_writes_every_file_to_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
-    real = os.fsync
+    real = os.fdatasync
 
-    def fsync(fd: int) -> None:
+    def fdatasync(fd: int) -> None:
         synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
         real(fd)
 
@@ -129,7 +129,7 @@ def test_stopping_writes_every_file_to_the_disk(
         wire.create("b", SPEC)
         wire.add("b", episode(3))
         folder = Path(wire.info("b").path)
-        monkeypatch.setattr(os, "fsync", fsync)
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
     columns = {path.name for path in (folder / "columns").iterdir()}
     assert columns | {"cursor", "episodes", "writers"} <= set(synced)
     assert synced[-1] == "cursor"

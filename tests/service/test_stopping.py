@@ -147,9 +147,9 @@ def test_any_number_of_signals_at_any_moment_ends_with_0(tmp_path: Path) -> None
 SLOW_DISK = """
 import os, pathlib, time
 folder = pathlib.Path(os.environ["SLOW_DISK"])
-real = os.fsync
+real = os.fdatasync
 
-def fsync(fd):
+def fdatasync(fd):
     deadline = time.monotonic() + 60
     column = "/columns/" in os.readlink(f"/proc/self/fd/{fd}")
     while column and (folder / "slow").exists() and time.monotonic() < deadline:
@@ -157,7 +157,7 @@ def fsync(fd):
         time.sleep(0.01)
     real(fd)
 
-os.fsync = fsync
+os.fdatasync = fdatasync
 """
 
 
