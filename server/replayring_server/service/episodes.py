@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +72,8 @@ class EpisodeAssembler:
         self._layout.check_filled(self._filled + len(piece))
         self._filled += len(piece)
         # A view keeps all of its message in memory, and that may be much besides this field.
-        if len(piece) < max(_WORTH_LEAVING, len(piece.obj) * 15 // 16):  # type: ignore[arg-type]
+        message = cast("bytes", piece.obj)
+        if len(piece) < max(_WORTH_LEAVING, len(message) * 15 // 16):
             self._loose += piece
             if len(self._loose) >= CHUNK_BYTES:
                 self._gather()
