@@ -12,10 +12,11 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from replayring._calls import Arrays, Caller
+from replayring._calls import Caller
 from replayring._channel import Stub
 from replayring._outgoing import Outgoing
 from replayring._patience import Patience, passing
+from replayring._replies import Arrays
 from replayring._signals import WORKERS
 from replayring_proto.errors import (
     DeadlineError,

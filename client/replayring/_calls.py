@@ -8,35 +8,35 @@ out, the error tells an unreachable server from one that did not answer in time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import grpc
-import numpy.typing as npt
 from google.protobuf.message import Message
 
 from replayring._allocator import keep_freed_batches
 from replayring._arguments import seconds
 from replayring._channel import Channel, Interrupted, Stub
+from replayring._conversations import Conversation, Conversations
 from replayring._patience import LOCKED_OUT, Patience, passing
+from replayring._replies import Arrays, next_reply, read_pack
 from replayring._signals import WORKERS
-from replayring_proto import limits
 from replayring_proto.errors import (
+    ClosedError,
     DeadlineError,
-    MalformedMessageError,
     ReplayRingError,
     ServerUnavailableError,
     StorageError,
     TLSError,
 )
-from replayring_proto.framing import decode_frame
 from replayring_proto.messages import parse
-from replayring_proto.pack import PackAssembler, parse_header
 from replayring_proto.v1 import replay_pb2
 
-Arrays: TypeAlias = "dict[str, npt.NDArray[Any]]"
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
+
+# Errors that are raised on this side, whether there is a server or not.
+_OWN = (ClosedError, StorageError)
 
 _PROBE_SECONDS = 1.0
 _HEALTH = "/grpc.health.v1.Health/Check"
@@ -55,6 +55,7 @@ class Caller:
         self.channel = channel
         self.timeout = seconds(timeout)
         self.max_reply_bytes = max_reply_bytes
+        self._conversations = Conversations(channel, max_reply_bytes)
         keep_freed_batches()
 
     def patience(self, what: str, timeout: float | None) -> Patience:
@@ -89,34 +90,38 @@ class Caller:
             ReplayRingError: what else the server answered.
         """
         self.channel.check_open()
-        return WORKERS.run(lambda: self._run(patience, attempt, explain, lasting), patience.abandon)
+
+        def once() -> T:
+            try:
+                with self.channel.use(lasting=lasting) as stub:
+                    patience.begin(stub)
+                    return attempt(stub)
+            except grpc.RpcError as error:
+                failure = self.channel.failure(error)
+            raise failure
+
+        return WORKERS.run(lambda: self._run(patience, once, explain), patience.abandon)
 
     def _run(
-        self,
-        patience: Patience,
-        attempt: Callable[[Stub], T],
-        explain: Callable[[], str] | None,
-        lasting: bool,
+        self, patience: Patience, once: Callable[[], T], explain: Callable[[], str] | None
     ) -> T:
         failure: ReplayRingError | None = None
         while True:
             begun = time.monotonic()
             try:
-                with self.channel.use(lasting=lasting) as stub:
-                    patience.begin(stub)
-                    answer = attempt(stub)
-                self.channel.outage.answered()
-                return answer
+                answer = once()
             except Interrupted:
                 if patience.remaining() > 0:
                     continue
-            except grpc.RpcError as error:
-                failure = self.channel.failure(error)
-                if not passing(failure):
-                    self.channel.outage.answered()
-                    raise failure from None
-            except ServerUnavailableError as error:
+            except ReplayRingError as error:
+                if not passing(error):
+                    if not isinstance(error, _OWN):
+                        self.channel.outage.answered()
+                    raise
                 failure = error
+            else:
+                self.channel.outage.answered()
+                return answer
             if patience.abandoned:
                 raise Interrupted  # nobody is there to hear it
             if isinstance(failure, ServerUnavailableError):
@@ -151,9 +156,32 @@ class Caller:
 
         def attempt(stub: Stub) -> tuple[Arrays, bytes]:
             with stub.fetch(method, encoded, patience.call_timeout()) as call:
-                return read_pack(_next(call), call, self.max_reply_bytes)
+                return read_pack(next_reply(call), call, self.max_reply_bytes)
 
         return self.run(patience, attempt, explain)
+
+    def ask(
+        self,
+        patience: Patience,
+        method: str,
+        request: Callable[[Conversation], bytes],
+        explain: Callable[[], str] | None = None,
+    ) -> tuple[Arrays, bytes]:
+        """Makes a request that is answered with one pack, in a call that is kept for the next.
+
+        Args:
+            patience: the time.
+            method: a method that takes many requests and answers each with a pack.
+            request: returns the encoded request, given the call that it is to be made in.
+            explain: as for `run`.
+
+        Returns:
+            As `fetch`.
+        """
+        self.channel.check_open()
+        return self._run(
+            patience, lambda: self._conversations.ask(patience, method, request), explain
+        )
 
     def overdue(
         self,
@@ -200,45 +228,3 @@ class Caller:
         """Asks for a buffer's state."""
         request = replay_pb2.GetBufferRequest(name=name)
         return self.unary(patience, "GetBuffer", request, replay_pb2.GetBufferResponse)
-
-
-def read_pack(first: bytes, more: Iterator[bytes], max_bytes: int) -> tuple[Arrays, bytes]:
-    """Receives one pack into memory reserved up front.
-
-    Args:
-        first: the reply that begins the pack.
-        more: the call's further replies.
-        max_bytes: the largest body to make room for.
-
-    Returns:
-        Writable, aligned arrays that share that memory, and the first message's other fields.
-
-    Raises:
-        MalformedMessageError: the replies are no pack, or end within one.
-        LimitExceededError: it is larger than `max_bytes`; nothing was allocated.
-    """
-    frame = decode_frame(first)
-    if frame.header is None:
-        raise MalformedMessageError("the server's reply does not begin with a pack header")
-    rest, layout = frame.rest, parse_header(frame.header)
-    limits.check_limit(
-        layout.nbytes,
-        max_bytes,
-        "bytes of the server's reply",
-        "ask for less, or raise max_reply_bytes of connect()",
-    )
-    assembler = PackAssembler(layout)
-    assembler.add(frame.data)
-    while not assembler.complete:
-        frame = decode_frame(_next(more))
-        if frame.header is not None:
-            raise MalformedMessageError("the server's reply begins a pack within another")
-        assembler.add(frame.data)
-    return assembler.pack.arrays, rest
-
-
-def _next(messages: Iterator[bytes]) -> bytes:
-    message = next(messages, None)
-    if message is None:
-        raise MalformedMessageError("the server's reply ended before its pack was complete")
-    return message

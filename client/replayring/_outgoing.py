@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from replayring._calls import Arrays
+from replayring._replies import Arrays
 from replayring_proto.framing import decode_frame, encode_arrays
 from replayring_proto.pack import Pack, PackAssembler, PackLayout, layout_of
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from replayring._background import FOREIGN
-from replayring._calls import Arrays
+from replayring._replies import Arrays
 from replayring._sampling import CLOSED, SampleStream, Sampling
 from replayring_proto import limits
 from replayring_proto.errors import ClosedError, LimitExceededError, NotFoundError, StorageError

@@ -6,22 +6,27 @@ import queue
 import threading
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
 from replayring._background import Background
-from replayring._calls import Arrays, Caller, read_pack
+from replayring._calls import Caller
 from replayring._channel import Stub
+from replayring._conversations import Conversation
 from replayring._patience import LASTING_SECONDS, Patience
+from replayring._replies import Arrays, read_pack
 from replayring_proto.errors import ClosedError, MalformedMessageError, ReplayRingError
 from replayring_proto.messages import parse, view_to_message
 from replayring_proto.query import SampleQuery
+from replayring_proto.spec import INDEX
 from replayring_proto.v1 import replay_pb2
 
 __all__ = ["SampleStream"]
 
 _METHOD = "SampleBatch"
+_ONE_MORE = replay_pb2.SampleBatchRequest(batches=1).SerializeToString()
 _EXPLAIN_SECONDS = 1.0
 
 CLOSED = "this sample stream was closed; make another"
@@ -99,10 +104,43 @@ class Sampling:
 def sample(caller: Caller, sampling: Sampling, timeout: float | None) -> Arrays:
     """Returns one batch."""
     patience = caller.patience(f"sampling from {sampling.buffer!r}", timeout)
-    arrays, _ = caller.fetch(
-        patience, _METHOD, sampling.request(), lambda: sampling.explain(caller)
-    )
-    return arrays
+    return draw(caller, sampling, patience, partial(sampling.explain, caller))[0]
+
+
+def draw(
+    caller: Caller,
+    sampling: Sampling,
+    patience: Patience,
+    explain: Callable[[], str] | None = None,
+) -> tuple[Arrays, bytes]:
+    """Has the server draw one batch; where `count_eligible`, none if there is none at the moment.
+
+    Args:
+        caller: makes the call.
+        sampling: what to sample.
+        patience: the time.
+        explain: as for `Caller.run`.
+
+    Returns:
+        The batch, and the other fields of the reply, encoded.
+    """
+    if sampling.seed is not None:  # whose random stream begins with the call
+        return caller.fetch(patience, _METHOD, sampling.request(), explain)
+    whole = sampling.request().SerializeToString()
+    asked: Conversation
+
+    def request(conversation: Conversation) -> bytes:
+        nonlocal asked
+        asked = conversation
+        if conversation.told == whole:
+            return _ONE_MORE
+        conversation.told = whole
+        return whole
+
+    arrays, rest = caller.ask(patience, _METHOD, request, explain)
+    if sampling.count_eligible and not len(arrays[INDEX]):
+        asked.end()  # or the batch would come when there is one, and be taken for another
+    return arrays, rest
 
 
 class SampleStream(Iterator[Arrays]):

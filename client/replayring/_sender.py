@@ -28,10 +28,11 @@ from replayring._adding import (
 )
 from replayring._background import Background
 from replayring._backlog import Backlog, Held, named
-from replayring._calls import Arrays, Caller
+from replayring._calls import Caller
 from replayring._channel import Stub
 from replayring._outgoing import Outgoing
 from replayring._patience import LASTING_SECONDS, LOCKED_OUT, passing
+from replayring._replies import Arrays
 from replayring._spill import DamagedError, Spill, Spilled
 from replayring_proto.errors import (
     ClosedError,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from replayring._calls import Arrays
+from replayring._replies import Arrays
 from replayring_proto.episode import as_array, check_episode
 from replayring_proto.errors import InvalidEpisodeError
 from replayring_proto.spec import TIMESTAMP, BufferSpec

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from replayring._adding import Acknowledgement, Adder
 from replayring._arguments import whole
-from replayring._calls import Arrays
+from replayring._replies import Arrays
 from replayring._same_host import FileReads, FileStream, Place, find
 from replayring._sampling import SampleStream, Sampling, WireStream, sample
 from replayring.writer import DEFAULT_IN_FLIGHT_BYTES, DEFAULT_SPILL_BYTES, Writer
@@ -325,9 +325,9 @@ class Buffer:
             return files.get(view, at, numbers)
         request = replay_pb2.GetItemRequest(
             buffer=self.name, positions=at, indices=numbers, view=view_to_message(view)
-        )
+        ).SerializeToString()
         patience = self._caller.patience(f"getting from {self.name!r}", timeout)
-        return self._caller.fetch(patience, "GetItem", request)[0]
+        return self._caller.ask(patience, "GetItem", lambda _: request)[0]
 
     def read_columns(self, keys: Iterable[str], *, timeout: float | None = None) -> Arrays:
         """Returns whole columns: all live frames in order of position, the same for all keys.

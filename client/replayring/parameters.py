@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from replayring._calls import Arrays, Caller, read_pack
+from replayring._calls import Caller
 from replayring._channel import Stub
 from replayring._patience import LASTING_SECONDS, Patience
+from replayring._replies import Arrays, read_pack
 from replayring_proto.episode import as_array
 from replayring_proto.errors import (
     InvalidRequestError,

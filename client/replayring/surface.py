@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replayring._adding import Acknowledgement
-from replayring._calls import Arrays
+from replayring._replies import Arrays
 from replayring._sampling import SampleStream
 from replayring.parameters import Parameters
 from replayring.writer import Writer

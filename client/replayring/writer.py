@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from replayring._adding import Acknowledgement, new_writer_id
 from replayring._arguments import seconds, whole
-from replayring._calls import Arrays, Caller
+from replayring._calls import Caller
+from replayring._replies import Arrays
 from replayring._sender import Sender
 from replayring._spill import Spill
 from replayring._steps import Steps

@@ -28,6 +28,7 @@ def use(buffer: replayring.Buffer, kind: int) -> None:
         while True:
             buffer.info()
             buffer.sample(8)
+            buffer.get([0])
             buffer.add_episode(EPISODE)
     if kind == 1:
         with buffer.sample_stream(8) as stream:

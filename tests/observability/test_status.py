@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -92,6 +93,24 @@ def test_what_was_sampled_is_counted_by_frames_and_batches(wire: Wire) -> None:
     assert (found.batches_sampled, found.frames_sampled) == (7, 23)
     assert found.samples_per_insert == 23 / 4
     assert method(wire, "SampleBatch").work.count == 4  # the last four share one draw
+
+
+def has_answered(wire: Wire, times: int) -> bool:
+    return method(wire, "GetItem").work.count == times
+
+
+def test_every_answer_of_a_call_is_work(wire: Wire) -> None:
+    wire.add("b", episode(4))
+    call = wire.stream("GetItem")
+    for done in range(1, 4):
+        call.send(replay_pb2.GetItemRequest(buffer="b", positions=[0]))
+        call.receive_pack(replay_pb2.GetItemResponse)
+        eventually(partial(has_answered, wire, done), "it is counted")
+    assert method(wire, "GetItem").in_flight == 1
+    call.done_sending()
+    assert not list(call)
+    eventually(lambda: method(wire, "GetItem").finished == {"OK": 1}, "the call has ended")
+    assert has_answered(wire, 3)
 
 
 def test_waiting_for_frames_is_no_work(wire: Wire) -> None:

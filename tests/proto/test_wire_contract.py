@@ -63,7 +63,7 @@ def test_the_rpcs_stream_as_documented() -> None:
         "ListBuffers": (False, False),
         "DeleteBuffer": (False, False),
         "AddEpisodes": (True, True),
-        "GetItem": (False, True),
+        "GetItem": (True, True),
         "SampleBatch": (True, True),
         "ReadColumn": (False, True),
         "PublishParameters": (True, False),

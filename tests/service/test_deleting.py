@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from replayring_proto.pack import Pack
+from replayring_proto.ring import UniformSampler
 from replayring_proto.v1 import replay_pb2
+from replayring_server.service import workers
 from tests.service.frames import SPEC, episode, refused, state
 from tests.support import LocalServer, ServerProcess, eventually
 from tests.wire import Refused, Wire, episode_messages, start_message
@@ -63,14 +67,47 @@ def test_calls_in_flight_on_a_deleted_buffer_end(wire: Wire, name: str) -> None:
     waiting.send(replay_pb2.SampleBatchRequest(spec=spec))
     eventually(lambda: received_bytes(wire) > before, "it waits")
     wire.delete(name)
-    with refused("NOT_FOUND", "NotFoundError", "was deleted"):
-        waiting.receive()
+    for call in (waiting, actor, learner):  # two of which have nothing to do at the moment
+        with refused("NOT_FOUND", "NotFoundError", "was deleted"):
+            call.receive()
+
+
+def test_a_call_at_work_meanwhile_ends_when_it_comes_to_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawing, go_on = threading.Event(), threading.Event()
+    draw = UniformSampler.batch
+
+    def slow(sampler: UniformSampler, batches: int) -> Pack:
+        drawing.set()
+        assert go_on.wait(30)
+        return draw(sampler, batches)
+
+    monkeypatch.setattr(UniformSampler, "batch", slow)
+    monkeypatch.setattr(workers, "INLINE_BYTES", -1)
+    with LocalServer(tmp_path / "data") as server, Wire(server.address) as wire:
+        wire.create("b", SPEC)
+        wire.add("b", episode(3))
+        learner = wire.stream("SampleBatch")
+        spec = replay_pb2.SampleSpec(buffer="b", batch_size=2)
+        learner.send(replay_pb2.SampleBatchRequest(spec=spec))
+        assert drawing.wait(30)
+        wire.delete("b")
+        go_on.set()
+        learner.receive_pack(replay_pb2.SampleBatchResponse)
+        with refused("NOT_FOUND", "NotFoundError", "was deleted"):
+            learner.receive()
+
+
+def test_a_call_at_rest_on_another_buffer_goes_on(wire: Wire, name: str) -> None:
+    for buffer in (name, f"{name}-other"):
+        wire.create(buffer, SPEC)
+    actor = wire.stream("AddEpisodes")
+    actor.send(start_message(name), *episode_messages(1, episode(2)))
+    actor.receive()
+    wire.delete(f"{name}-other")
     actor.send(*episode_messages(2, episode(2)))
-    with refused("NOT_FOUND", "NotFoundError", "was deleted"):
-        actor.receive()
-    learner.send(replay_pb2.SampleBatchRequest(batches=1))
-    with refused("NOT_FOUND", "NotFoundError", "was deleted"):
-        learner.receive()
+    actor.receive()
 
 
 def test_other_buffers_are_listed_by_name_and_untouched(wire: Wire, name: str) -> None:
@@ -84,7 +121,29 @@ def test_other_buffers_are_listed_by_name_and_untouched(wire: Wire, name: str) -
     assert state(wire, name + "-a") == before
 
 
+def rest_after_adding(wire: Wire) -> None:
+    actor = wire.stream("AddEpisodes")
+    actor.send(start_message("b", "another"), *episode_messages(1, episode(2)))
+    actor.receive()
+
+
+def rest_after_sampling(wire: Wire) -> None:
+    learner = wire.stream("SampleBatch")
+    spec = replay_pb2.SampleSpec(buffer="b", batch_size=2)
+    learner.send(replay_pb2.SampleBatchRequest(spec=spec))
+    learner.receive_pack(replay_pb2.SampleBatchResponse)
+
+
+def rest_after_reading(wire: Wire) -> None:
+    reader = wire.stream("GetItem")
+    reader.send(replay_pb2.GetItemRequest(buffer="b", positions=[0]))
+    reader.receive_pack(replay_pb2.GetItemResponse)
+
+
 USES: dict[str, Callable[[Wire], object]] = {
+    "kept by an actor at rest": rest_after_adding,
+    "kept by a learner at rest": rest_after_sampling,
+    "kept by a reader at rest": rest_after_reading,
     "added to": lambda wire: wire.add("b", episode(3), sequence=2),
     "sampled": lambda wire: wire.sample("b", 2),
     "read": lambda wire: wire.get("b", [0]),

@@ -46,6 +46,41 @@ def test_indices_name_frames_for_ever(wire: Wire, buffer: str) -> None:
             wire.get(buffer, indices=[5, gone])
 
 
+def test_one_call_answers_many_requests_in_order(wire: Wire, buffer: str) -> None:
+    asked = [[0], [9, 0], list(range(CAPACITY)) * 3, [-1]]
+    call = wire.stream("GetItem")
+    # All at once, and one when the others have been answered.
+    for positions in asked[:-1]:
+        call.send(replay_pb2.GetItemRequest(buffer=buffer, positions=positions))
+    for positions in asked:
+        if positions is asked[-1]:
+            call.send(replay_pb2.GetItemRequest(buffer=buffer, positions=positions))
+        _, fetched = call.receive_pack(replay_pb2.GetItemResponse)
+        assert fetched["index"].tolist() == [POSITIONS[position] for position in positions]
+    call.done_sending()
+    assert not list(call)
+
+
+def test_a_refusal_ends_the_call_after_what_was_answered(wire: Wire, buffer: str) -> None:
+    call = wire.stream("GetItem")
+    for positions in ([1], [99], [2]):
+        call.send(replay_pb2.GetItemRequest(buffer=buffer, positions=positions))
+    _, fetched = call.receive_pack(replay_pb2.GetItemResponse)
+    assert fetched["index"].tolist() == [POSITIONS[1]]
+    with refused("OUT_OF_RANGE", "FrameNotFoundError", "position 99"):
+        call.receive()
+
+
+def test_each_answer_sees_the_newest_frames(wire: Wire, buffer: str) -> None:
+    call = wire.stream("GetItem")
+    for sequence in (4, 5):
+        before = wire.info(buffer).next_index
+        wire.add(buffer, episode(1, before), sequence=sequence)
+        call.send(replay_pb2.GetItemRequest(buffer=buffer, indices=[before]))
+        _, fetched = call.receive_pack(replay_pb2.GetItemResponse)
+        assert fetched["index"].tolist() == [before]
+
+
 def test_windows_stay_within_what_is_alive_of_an_episode(wire: Wire, buffer: str) -> None:
     # Frames 4 to 11 are one episode; 4 is overwritten, and 9 | 10 is where the ring turns.
     view = view_message(["done"], frames={"pixel": [-2, 0, 2]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from replayring._calls import Arrays
+from replayring._replies import Arrays
 from replayring._same_host import FileReads
 from replayring._sampling import Sampling
 from replayring.sharded._mixing import Block

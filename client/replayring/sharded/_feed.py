@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from replayring._background import Background, Guard
-from replayring._calls import Arrays, read_pack
 from replayring._channel import Stub
 from replayring._patience import LASTING_SECONDS, LOCKED_OUT, passing
+from replayring._replies import Arrays, read_pack
 from replayring._same_host import FileReads
 from replayring._sampling import Sampling
 from replayring.sharded._drawn import from_files, from_reply

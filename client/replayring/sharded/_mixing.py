@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from replayring._calls import Arrays
+from replayring._replies import Arrays
 
 Places = npt.NDArray[np.int64]
 

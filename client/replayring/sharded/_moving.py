@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from replayring._adding import Acknowledgement, new_writer_id
 from replayring._backlog import named
-from replayring._calls import Arrays
 from replayring._patience import passing
+from replayring._replies import Arrays
 from replayring._sender import Sender
 from replayring.sharded._numbers import acknowledged_at
 from replayring.sharded._part import Part

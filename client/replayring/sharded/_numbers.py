@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replayring._adding import Acknowledgement
-from replayring._calls import Arrays
+from replayring._replies import Arrays
 from replayring_proto.spec import EPISODE_INDEX, INDEX
 
 SHARD_BITS = 48

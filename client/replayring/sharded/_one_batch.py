@@ -13,9 +13,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from replayring._calls import Arrays
 from replayring._patience import LOCKED_OUT, Patience, passing
-from replayring._sampling import Sampling
+from replayring._replies import Arrays
+from replayring._sampling import Sampling, draw
 from replayring.sharded._drawn import from_files, from_reply
 from replayring.sharded._mixing import Block, Mixture
 from replayring.sharded._part import Part
@@ -165,7 +165,7 @@ class OneBatch:
             return from_files(part.shard, reads, sampling, reads.sampler(sampling))
         caller = part.shard.hasty._caller
         patience = caller.patience(f"sampling from {sampling.buffer!r}", seconds)
-        return from_reply(part.shard, *caller.fetch(patience, "SampleBatch", sampling.request()))
+        return from_reply(part.shard, *draw(caller, sampling, patience))
 
     def _unit(self, part: Part, frames: int) -> Sampling:
         seed = self._sampling.seed

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from replayring._adding import Acknowledgement, new_writer_id
 from replayring._arguments import seconds, whole
-from replayring._calls import Arrays
 from replayring._patience import Patience
+from replayring._replies import Arrays
 from replayring._same_host import Place
 from replayring._sampling import Sampling
 from replayring._spill import note_shard

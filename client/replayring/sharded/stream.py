@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 
 from replayring._background import FOREIGN, Guard
-from replayring._calls import Arrays
 from replayring._patience import Patience
+from replayring._replies import Arrays
 from replayring._sampling import CLOSED, SampleStream, Sampling, split
 from replayring.sharded._feed import Feed, FileFeed, WireFeed
 from replayring.sharded._mixing import Block, Mixture

@@ -88,7 +88,7 @@ class ReplayServiceStub(object):
                 request_serializer=replayring__proto_dot_v1_dot_replay__pb2.AddEpisodesRequest.SerializeToString,
                 response_deserializer=replayring__proto_dot_v1_dot_replay__pb2.AddEpisodesResponse.FromString,
                 _registered_method=True)
-        self.GetItem = channel.unary_stream(
+        self.GetItem = channel.stream_stream(
                 '/replayring.v1.ReplayService/GetItem',
                 request_serializer=replayring__proto_dot_v1_dot_replay__pb2.GetItemRequest.SerializeToString,
                 response_deserializer=replayring__proto_dot_v1_dot_replay__pb2.GetItemResponse.FromString,
@@ -203,9 +203,10 @@ class ReplayServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GetItem(self, request, context):
-        """Fetches frames by position or by `index`. The answer is one pack with, for each column of
-        the view, a tensor whose first axis follows the request's order. Safe to retry.
+    def GetItem(self, request_iterator, context):
+        """Fetches frames by position or by `index`. Each request is answered, in order, with one pack: for
+        each column of the view a tensor whose first axis follows the request's order. Who asks often
+        does well to keep the call: beginning one takes longer than an answer. Safe to retry.
         Errors: OUT_OF_RANGE (a position outside [-n, n) of the n live frames, an `index` no longer or
         not yet alive), FAILED_PRECONDITION (no frame within tolerance inside the episode).
         """
@@ -288,7 +289,7 @@ def add_ReplayServiceServicer_to_server(servicer, server):
                     request_deserializer=replayring__proto_dot_v1_dot_replay__pb2.AddEpisodesRequest.FromString,
                     response_serializer=replayring__proto_dot_v1_dot_replay__pb2.AddEpisodesResponse.SerializeToString,
             ),
-            'GetItem': grpc.unary_stream_rpc_method_handler(
+            'GetItem': grpc.stream_stream_rpc_method_handler(
                     servicer.GetItem,
                     request_deserializer=replayring__proto_dot_v1_dot_replay__pb2.GetItemRequest.FromString,
                     response_serializer=replayring__proto_dot_v1_dot_replay__pb2.GetItemResponse.SerializeToString,
@@ -494,7 +495,7 @@ class ReplayService(object):
             _registered_method=True)
 
     @staticmethod
-    def GetItem(request,
+    def GetItem(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -504,8 +505,8 @@ class ReplayService(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
             '/replayring.v1.ReplayService/GetItem',
             replayring__proto_dot_v1_dot_replay__pb2.GetItemRequest.SerializeToString,

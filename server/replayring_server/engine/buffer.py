@@ -276,7 +276,16 @@ class Buffer:
             NotFoundError: it was.
         """
         if self._closed:
-            raise NotFoundError(f"buffer {self.name!r} was deleted")
+            raise self.gone()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the buffer was neither deleted nor closed."""
+        return not self._closed
+
+    def gone(self) -> NotFoundError:
+        """Returns what those get who still use a buffer that was deleted or closed."""
+        return NotFoundError(f"buffer {self.name!r} was deleted")
 
     @property
     def durable_index(self) -> int:

@@ -125,14 +125,6 @@ class Store:
             if names
         ]
 
-    def id_of(self, name: str) -> str | None:
-        """Returns the identity of a buffer, or None for one that cannot be opened.
-
-        Raises:
-            NotFoundError: there is none of that name.
-        """
-        return None if name in self._damaged else self.get(name).buffer_id
-
     def create(self, name: str, spec: BufferSpec) -> tuple[Buffer, bool]:
         """Returns the buffer of this name and spec, and whether it was made just now.
 

@@ -60,7 +60,6 @@ class AddEpisodes:
         self._receiver = PackReceiver(
             call, calls.staging, store.limits.max_episode_bytes, "an episode", EpisodeAssembler
         )
-        self._buffer: Buffer | None = None
         self._writer_id = ""
         self._sequence = 0  # of the episode under way, if one is
 
@@ -85,15 +84,15 @@ class AddEpisodes:
             kind, text = _refusal(self._sequence, error)
             raise kind(text) from None
         finally:
-            if self._buffer is not None:
-                self._buffer.tally.writers.left(self._writer_id)
+            if self._call.buffer is not None:
+                self._call.buffer.tally.writers.left(self._writer_id)
 
     async def _take(self, frame: Frame) -> Episodes:
         """Takes a message; returns the episodes that it completes."""
         fields = parse(replay_pb2.AddEpisodesRequest, frame.rest)
         if fields.HasField("start"):
             self._begin(fields.start)
-        if self._buffer is None and (frame.header is not None or frame.nested):
+        if self._call.buffer is None and (frame.header is not None or frame.nested):
             raise MalformedMessageError("an episode came before `start`; name the buffer first")
         if frame.nested:
             return await self._take_whole(frame, fields)
@@ -108,11 +107,11 @@ class AddEpisodes:
         return [(sequence, episode)]
 
     def _begin(self, start: replay_pb2.AddEpisodesStart) -> None:
-        if self._buffer is not None:
+        if self._call.buffer is not None:
             raise MalformedMessageError("`start` came twice; begin another call instead")
-        self._buffer = self._store.get(start.buffer)
+        self._call.buffer = self._store.get(start.buffer)
         self._writer_id = check_name(start.writer_id, "writer_id")
-        self._buffer.tally.writers.joined(self._writer_id)
+        self._call.buffer.tally.writers.joined(self._writer_id)
 
     async def _take_whole(self, frame: Frame, fields: replay_pb2.AddEpisodesRequest) -> Episodes:
         """Takes the episodes that share a message."""
@@ -132,8 +131,8 @@ class AddEpisodes:
         ]
 
     def _cost(self, layout: PackLayout) -> int:
-        assert self._buffer is not None  # no pack begins before `start`
-        return bytes_to_store(self._buffer.spec, layout)
+        assert self._call.buffer is not None  # no pack begins before `start`
+        return bytes_to_store(self._call.buffer.spec, layout)
 
     async def _add(self, episodes: Episodes) -> None:
         """Stores episodes and acknowledges them.
@@ -141,7 +140,7 @@ class AddEpisodes:
         Raises:
             ReplayRingError: naming the first that was refused; those before it are acknowledged.
         """
-        buffer = self._buffer
+        buffer = self._call.buffer
         assert buffer is not None
         hold = self._call.pass_on()
 

@@ -26,6 +26,7 @@ from replayring_proto.errors import (
 )
 from replayring_proto.limits import CHUNK_BYTES, ServerLimits, check_limit
 from replayring_server.allocator import give_back_freed_memory
+from replayring_server.engine import Buffer
 from replayring_server.service.budget import Budget, Hold
 from replayring_server.tally import CallTally
 
@@ -36,7 +37,7 @@ _STEP_BYTES = 64 << 10
 _TICKS_OF_PATIENCE = 4
 
 # Of these an answer is work; the call itself may last for weeks.
-_LASTING = {"AddEpisodes", "SampleBatch", "WatchParameters"}
+_LASTING = {"AddEpisodes", "GetItem", "SampleBatch", "WatchParameters"}
 
 
 class Call:
@@ -46,6 +47,7 @@ class Call:
         idle: ticks for which the peer has owed something and done nothing.
         age: ticks since the call began.
         hold: the memory that the call has taken for its pack; given back when the call ends.
+        buffer: the buffer that it keeps from one request to the next, if it does.
         unwanted: says whether what is being sent is of no use any more.
         ended_with: why the call was ended from outside, if it was.
         method: its method.
@@ -66,6 +68,7 @@ class Call:
         self.idle = 0
         self.age = 0
         self.hold: Hold | None = None
+        self.buffer: Buffer | None = None
         self.unwanted: Callable[[], bool] = lambda: False
         self.ended_with: ReplayRingError | None = None
 
@@ -113,7 +116,10 @@ class Call:
 
         Raises:
             ServerUnavailableError: the server is stopping.
+            NotFoundError: its buffer was deleted.
         """
+        if self.buffer is not None:
+            self.buffer.check_open()
         with self._calls.resting(self):
             yield
 
@@ -230,6 +236,7 @@ class Calls:
             yield call
         finally:
             call.release()
+            call.buffer = None  # or its files would stay until the garbage collector comes by
             del self._calls[call]
             self.tally.finished[method, call.outcome] += 1
             if call.outcome == grpc.StatusCode.OK.name and method not in _LASTING:
@@ -287,6 +294,12 @@ class Calls:
         self.stopping = True
         for call in self._resting:
             call.end(_stopping())
+
+    def let_go(self) -> None:
+        """Ends the calls at rest whose buffer was deleted: they keep its disk space from others."""
+        for call in self._resting:
+            if call.buffer is not None and not call.buffer.is_open:
+                call.end(call.buffer.gone())
 
     def _schedule(self) -> None:
         self._ticking = bool(self._calls)

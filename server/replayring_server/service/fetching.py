@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import lru_cache, partial
 
 import numpy as np
@@ -26,8 +27,19 @@ _KEPT_VIEW_BYTES = 4096
 
 
 async def get_item(store: Store, workers: Workers, calls: Calls, call: Call) -> None:
-    """Answers GetItem."""
-    request = parse(replay_pb2.GetItemRequest, await call.request())
+    """Answers GetItem: each request, in order."""
+    times = calls.tally.work["GetItem"]
+    while (message := await call.read()) is not None:
+        begun = time.perf_counter()
+        await _send_items(store, workers, calls, call, message)
+        call.release()
+        times.add(time.perf_counter() - begun)
+
+
+async def _send_items(
+    store: Store, workers: Workers, calls: Calls, call: Call, message: bytes
+) -> None:
+    request = parse(replay_pb2.GetItemRequest, message)
     buffer = store.get(request.buffer)
     if bool(request.positions) == bool(request.indices):
         raise InvalidRequestError(

@@ -86,11 +86,8 @@ class ReplayService:
 
     async def _delete_buffer(self, call: Call) -> bytes:
         request = parse(replay_pb2.DeleteBufferRequest, await call.request())
-        buffer_id = self._store.id_of(request.name)
         await self._workers.change(
-            Lane.FILES,
-            partial(self._store.delete, request.name),
-            then=partial(self._changes.notify, buffer_id),
+            Lane.FILES, partial(self._store.delete, request.name), then=self._calls.let_go
         )
         return replay_pb2.DeleteBufferResponse().SerializeToString()
 

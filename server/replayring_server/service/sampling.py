@@ -32,8 +32,6 @@ class SampleBatch:
         self._workers = workers
         self._calls = calls
         self._call = call
-        self._rng: np.random.Generator | None = None
-        self._buffer: Buffer | None = None
         self._sampler: UniformSampler | None = None
         self._nbytes = 0
         self._work = 0
@@ -65,9 +63,8 @@ class SampleBatch:
         """Checks what is to be sampled, before memory is taken for it."""
         buffer = self._store.get(spec.buffer)
         query = query_from_message(spec)
-        if spec.HasField("seed") or self._rng is None:
-            self._rng = np.random.default_rng(spec.seed if spec.HasField("seed") else None)
-        sampler = UniformSampler(buffer.reader, query, self._rng, count=spec.count_eligible)
+        rng = np.random.default_rng(spec.seed if spec.HasField("seed") else None)
+        sampler = UniformSampler(buffer.reader, query, rng, count=spec.count_eligible)
         self._batch_size = query.batch_size
         self._nbytes = sampler.plan.check_size(query.batch_size, self._store.limits)
         self._work = work_for(sampler.plan, query.batch_size)
@@ -76,13 +73,14 @@ class SampleBatch:
                 f"min_frames is {spec.min_frames:,}, but the buffer keeps "
                 f"{buffer.spec.capacity:,} frames at most; it would wait for ever"
             )
-        self._buffer, self._sampler, self._min_frames = buffer, sampler, spec.min_frames or 1
+        self._sampler, self._min_frames = sampler, spec.min_frames or 1
+        self._call.buffer = buffer
         self._counts = spec.count_eligible
         most = min(CHUNK_BYTES, self._store.limits.max_reply_bytes)
         self._batches_per_pack = max(1, min(spec.batches_per_pack, most // max(self._nbytes, 1)))
 
     async def _send_batches(self, batches: int) -> None:
-        buffer, sampler = self._buffer, self._sampler
+        buffer, sampler = self._call.buffer, self._sampler
         if buffer is None or sampler is None:
             raise MalformedMessageError("the first request of SampleBatch must set `spec`")
         drawn = await self._draw(buffer, sampler, batches)
