@@ -191,6 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--actors", type=int, default=4)
     parser.add_argument("--learners", type=int, default=2)
+    parser.add_argument("--readers", type=int, default=1)
     parser.add_argument("--watchers", type=int, default=2)
     parser.add_argument("--max-slope", type=float, default=20.0, help="MiB/h of anonymous memory")
     options = parser.parse_args(arguments)

@@ -49,7 +49,7 @@ def test_a_soak_of_seconds_finds_nothing_and_ends_cleanly_on_sigint() -> None:
 @pytest.fixture
 def idle(tmp_path: Path) -> Iterator[Soak]:
     """A soak whose workers are all on holiday."""
-    roles = ("actors", "learners", "publishers", "watchers", "churners")
+    roles = ("actors", "learners", "readers", "publishers", "watchers", "churners")
     with Soak(argparse.Namespace(**dict.fromkeys(roles, 0)), tmp_path) as soak:
         yield soak
 

@@ -71,6 +71,19 @@ def learner(client: Client, number: int) -> Iterator[Any]:
             time.sleep(0.005)
 
 
+def reader(client: Client, number: int) -> Iterator[Any]:
+    """Samples a batch and fetches frames by position, in turn, and checks them."""
+    buffer = client.buffer(BUFFER)
+    rng = np.random.default_rng(number)
+    keys = ["tag", "value"]
+    while True:
+        batch = buffer.sample(64, keys=keys, min_frames=100)
+        yield "rows", [len(batch["tag"]), torn(batch)]
+        frames = buffer.get(rng.integers(-100, 100, 64), keys=keys)
+        yield "rows", [len(frames["tag"]), torn(frames)]
+        time.sleep(0.01)
+
+
 def publisher(client: Client, number: int) -> Iterator[Any]:
     """Publishes parameters; says their versions."""
     while True:
@@ -98,6 +111,8 @@ def churner(client: Client, number: int) -> Iterator[Any]:
             pass
         else:
             yield "rows", [100, torn(columns)]
+        batch = buffer.sample(16)
+        yield "rows", [16, torn(batch)]
         try:
             client.delete_buffer(f"passing{number}")
         except NotFoundError:
@@ -106,7 +121,7 @@ def churner(client: Client, number: int) -> Iterator[Any]:
 
 
 ROLES: dict[str, Callable[[Client, int], Iterator[Any]]] = {
-    role.__name__: role for role in (actor, learner, publisher, watcher, churner)
+    role.__name__: role for role in (actor, learner, reader, publisher, watcher, churner)
 }
 
 
@@ -115,7 +130,8 @@ def main() -> None:
     role, address, number = sys.argv[1:]
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Every other one reads from the server's files, the rest over the wire.
-    client = replayring.connect(address, timeout=TIMEOUT, same_host=int(number) % 2 == 1)
+    near = int(number) % 2 == 1 and role != reader.__name__
+    client = replayring.connect(address, timeout=TIMEOUT, same_host=near)
     try:
         for word, content in ROLES[role](client, int(number)):
             print(json.dumps([word, content]), flush=True)
