@@ -16,11 +16,13 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_Work = Callable[[], Any]
+_Work = Callable[[], None]
+_Job = Callable[[], "_Work | None"]  # returns what is left to do when its thread is free again
 
 _IDLE_SECONDS = 5.0
 
@@ -29,7 +31,7 @@ class Workers:
     """Threads that do work for the main thread. They end when they are idle. Thread-safe."""
 
     def __init__(self) -> None:
-        self._idle: list[queue.SimpleQueue[_Work | None]] = []
+        self._idle: list[queue.SimpleQueue[_Job | None]] = []
 
     def run(self, work: Callable[[], T], abandon: _Work) -> T:
         """Returns what `work` returns, or raises what it raises.
@@ -41,7 +43,7 @@ class Workers:
         if threading.current_thread() is not threading.main_thread():
             return work()
         answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-        self._post(lambda: answers.put(outcome(work)))
+        self._post(lambda: partial(answers.put, outcome(work)))
         try:
             answer, error = answers.get()
         except BaseException:
@@ -72,7 +74,7 @@ class Workers:
         """In a forked child: the threads are not there."""
         self._idle = []
 
-    def _post(self, work: _Work) -> None:
+    def _post(self, job: _Job) -> None:
         try:
             inbox = self._idle.pop()
         except IndexError:
@@ -83,17 +85,21 @@ class Workers:
             try:
                 thread.start()
             except RuntimeError:  # too late for threads: the interpreter is shutting down
-                work()
+                if (rest := job()) is not None:
+                    rest()
                 return
-        inbox.put(work)
+        inbox.put(job)
 
-    def _serve(self, inbox: queue.SimpleQueue[_Work | None]) -> None:
-        while (work := self._next(inbox)) is not None:
-            work()
-            del work  # not to be kept alive while waiting for more
+    def _serve(self, inbox: queue.SimpleQueue[_Job | None]) -> None:
+        while (job := self._next(inbox)) is not None:
+            rest = job()
+            # Before whoever waits goes on, and perhaps dismisses the threads that are idle.
             self._idle.append(inbox)
+            if rest is not None:
+                rest()
+            del job, rest  # not to be kept alive while waiting for more
 
-    def _next(self, inbox: queue.SimpleQueue[_Work | None]) -> _Work | None:
+    def _next(self, inbox: queue.SimpleQueue[_Job | None]) -> _Job | None:
         try:
             return inbox.get(timeout=_IDLE_SECONDS)
         except queue.Empty:
@@ -105,7 +111,7 @@ class Workers:
         return None
 
 
-def outcome(work: _Work) -> tuple[Any, BaseException | None]:
+def outcome(work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
     """Returns what `work` returns, or what it raises."""
     try:
         return work(), None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import queue
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,3 +61,17 @@ class TestWorkers:
         thread = workers.run(threading.current_thread, lambda: None)
         eventually(lambda: not thread.is_alive(), "an idle thread ends")
         assert not workers._idle
+
+    def test_a_thread_that_answers_can_be_dismissed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        workers, idle = Workers(), []
+
+        class Watched(queue.SimpleQueue[Any]):
+            def put(self, item: Any, *options: Any) -> None:
+                if isinstance(item, tuple):
+                    idle.append(len(workers._idle))
+                super().put(item, *options)
+
+        monkeypatch.setattr("replayring._signals.queue.SimpleQueue", Watched)
+        workers.run(lambda: None, lambda: None)
+        workers.dismiss()
+        assert idle == [1]
