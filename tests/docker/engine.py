@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import replayring
+
 ROOT = Path(__file__).parents[2]
 BASE = "python:3.11-slim-bookworm"
 
@@ -67,6 +69,25 @@ def crash(container: str) -> None:
     `docker kill` it takes for its user's wish, and does not start the container again.
     """
     docker("exec", container, "sh", "-c", "kill -9 $(cat /proc/1/task/1/children)")
+
+
+def connect(container: str, port: int, folder: Path, timeout: float) -> replayring.Client:
+    """Connects from this machine as README says, with what an actor is given.
+
+    Args:
+        container: one that sees that: /certs/client.
+        port: the server's, here.
+        folder: where it is copied to; not there yet.
+        timeout: seconds for a call.
+    """
+    docker("cp", f"{container}:/certs/client", str(folder))
+    return replayring.connect(
+        f"127.0.0.1:{port}",
+        timeout=timeout,
+        tls=replayring.TLS(ca=folder / "ca.pem"),
+        token_file=folder / "token",
+        same_host=False,
+    )
 
 
 def free_port() -> int:

@@ -7,9 +7,17 @@ from pathlib import Path
 
 import pytest
 
-import replayring
 from replayring.demo.experience import open_buffer
-from tests.docker.engine import ROOT, Compose, crash, docker, docker_log, free_port, inspect
+from tests.docker.engine import (
+    ROOT,
+    Compose,
+    connect,
+    crash,
+    docker,
+    docker_log,
+    free_port,
+    inspect,
+)
 from tests.docker.witness import Witness
 from tests.support import eventually
 
@@ -37,18 +45,6 @@ def compose(server_image: str, trainer_image: str) -> Iterator[Compose]:
 
 def up(compose: Compose) -> None:
     compose("up", "--detach", "--no-build", timeout=PATIENCE)
-
-
-def connect(compose: Compose, folder: Path) -> replayring.Client:
-    """Connects from this machine as README says: with what lies in the actors' volume."""
-    docker("cp", f"{compose.containers('actor')[0]}:/certs/client", str(folder))
-    return replayring.connect(
-        f"127.0.0.1:{PORT}",
-        timeout=PATIENCE,
-        tls=replayring.TLS(ca=folder / "ca.pem"),
-        token_file=folder / "token",
-        same_host=False,
-    )
 
 
 def restarts(container: str) -> int:
@@ -107,7 +103,7 @@ def test_training_goes_on_whichever_container_is_killed_and_nothing_acknowledged
     (server,), (learner,) = compose.containers("server"), compose.containers("learner")
     actors = compose.containers("actor")
     assert len(actors) == 2
-    with connect(compose, tmp_path / "client") as client:
+    with connect(actors[0], PORT, tmp_path / "client", PATIENCE) as client:
         buffer = open_buffer(client)
 
         def trained_on(episodes: int) -> None:

@@ -20,7 +20,17 @@ import pytest
 import yaml
 
 import replayring
-from tests.docker.engine import BASE, ROOT, Compose, docker, docker_log, free_port, inspect, quiet
+from tests.docker.engine import (
+    BASE,
+    ROOT,
+    Compose,
+    connect,
+    docker,
+    docker_log,
+    free_port,
+    inspect,
+    quiet,
+)
 from tests.observability.test_dashboards import ALERTS, DASHBOARD
 from tests.support import eventually
 
@@ -109,15 +119,8 @@ def prometheus(compose: Compose) -> Prometheus:
 @contextmanager
 def everything_in_use(compose: Compose, folder: Path) -> Iterator[replayring.Buffer]:
     """Connects to the server, and gives a buffer; a writer and parameters are in use as well."""
-    docker("cp", f"{compose.containers('certs')[0]}:/certs/client", str(folder / "certs"))
-    client = replayring.connect(
-        f"127.0.0.1:{PORT}",
-        timeout=PATIENCE,
-        tls=replayring.TLS(ca=folder / "certs" / "ca.pem"),
-        token_file=folder / "certs" / "token",
-        same_host=False,
-    )
-    with client:
+    (certs,) = compose.containers("certs")
+    with connect(certs, PORT, folder / "client", PATIENCE) as client:
         buffer = client.create_buffer("b", SPEC, 1000)
         with buffer.writer() as writer:
             client.publish("policy", {"w": np.zeros(3)})

@@ -118,9 +118,9 @@ class Call:
             ServerUnavailableError: the server is stopping.
             NotFoundError: its buffer was deleted.
         """
-        if self.buffer is not None:
-            self.buffer.check_open()
         with self._calls.resting(self):
+            if self.buffer is not None:
+                self.buffer.check_open()
             yield
 
     async def take(self, budget: Budget, nbytes: int) -> None:
