@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -91,10 +93,15 @@ def connect(container: str, port: int, folder: Path, timeout: float) -> replayri
 
 
 def free_port() -> int:
-    """Returns a port that is free now: docker would give another one after each restart."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Returns a port that is free now: docker would give another one after each restart.
+
+    Below those that Linux gives to connections: one might have it when a server comes back for it.
+    """
+    for port in random.sample(range(20_000, 32_768), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 class Compose:
