@@ -111,7 +111,7 @@ class Conversation:
         self._answers.put(failure)
 
     def _converse(self) -> BaseException:
-        """Makes the call; returns why it ended."""
+        """Makes the call; returns, or raises, why it ended."""
         try:
             with self._channel.use(lasting=True) as stub:
                 self._stub = stub
@@ -125,6 +125,8 @@ class Conversation:
             return self._channel.failure(error)
         finally:
             self._stub = None
+        # A server may see that no request follows before it sees that the call is cancelled.
+        self._channel.check_open()
         return MalformedMessageError(INCOMPLETE)
 
     def _wanted(self) -> Iterator[bytes]:

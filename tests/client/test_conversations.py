@@ -41,6 +41,11 @@ USES: dict[str, Use] = {
 REPLIES = {"GetItem": ITEMS, "SampleBatch": batch_reply(1)}
 
 
+def names() -> list[str]:
+    """Returns the names of the threads that run."""
+    return [thread.name for thread in threading.enumerate()]
+
+
 class Answers:
     """A script that answers each request of its calls, up to a number of them in each.
 
@@ -270,6 +275,40 @@ class TestEnding:
         USES[method](fake_buffer)
         assert fake.calls[method] == 2
 
+    def test_a_client_that_is_closed_says_so_also_if_the_server_ends_the_call_first(
+        self,
+        fake: FakeServer,
+        fake_client: replayring.Client,
+        fake_buffer: replayring.Buffer,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """It may see that no request follows before it sees that the call is cancelled."""
+        asked, raised = threading.Event(), list[Exception]()
+
+        def script(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            next(requests)
+            asked.set()
+            yield from (b"" for _ in requests)
+
+        def once_it_has_ended(cancel: Callable[[], None]) -> None:
+            eventually(lambda: "replayring conversation" not in names(), "the call has ended", 10)
+
+        def wait() -> None:
+            try:
+                fake_buffer.get([0])
+            except Exception as error:
+                raised.append(error)
+
+        fake.script("GetItem", script)
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert asked.wait(20)
+        with monkeypatch.context() as patch:
+            patch.setattr(_conversations.WORKERS, "send", once_it_has_ended)
+            fake_client.close()
+        waiting.join(20)
+        assert isinstance(raised[0], replayring.ClosedError), raised
+
     def test_time_that_runs_out_before_the_call_has_begun_ends_it_too(
         self,
         fake: FakeServer,
@@ -283,9 +322,6 @@ class TestEnding:
         def slow() -> grpc.Channel:
             assert begin.wait(20)
             return open_channel()
-
-        def names() -> list[str]:
-            return [thread.name for thread in threading.enumerate()]
 
         with monkeypatch.context() as patch:
             patch.setattr(fake_client._channel, "_open", slow)
