@@ -337,7 +337,10 @@ def as_positions(indices: Sequence[int]) -> Positions:
         TypeError: one is no integer.
         IndexError: one is too large for any position.
     """
-    positions = [operator.index(index) for index in indices]
+    try:
+        positions = [operator.index(index) for index in indices]
+    except TypeError as error:
+        raise TypeError(f"{error}: [i] takes one position, __getitems__ a list of them") from None
     try:
         return np.array(positions, np.int64)
     except OverflowError:

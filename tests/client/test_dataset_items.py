@@ -129,7 +129,7 @@ def test_positions_of_other_integer_types(position: object) -> None:
 def test_positions_that_are_no_integers(position: object) -> None:
     dataset = RemoteDataset(make_naive())
     dataset.add_data(rollout(4))
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="__getitems__"):
         dataset[position]
 
 
