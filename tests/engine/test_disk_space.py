@@ -15,6 +15,7 @@ import pytest
 
 from replayring_proto import layout
 from replayring_proto.errors import DiskSpaceError
+from replayring_proto.layout import LOCK
 from replayring_proto.pack import Pack
 from replayring_proto.spec import BufferSpec
 from replayring_server.engine import Store
@@ -138,7 +139,7 @@ def test_a_full_disk_is_an_error_on_creation_and_never_a_sigbus(
 
 
 def test_a_disk_that_fills_later_changes_nothing(small_disk: Path) -> None:
-    """Appends go on; parameters stay at their version, and a new one is refused in plain words."""
+    """Appends go on, servers start, parameters stay; new ones are refused in plain words."""
     with Store(small_disk) as store:
         buffer, _ = store.create("a", SPEC)
         assert store.parameters.publish("policy", weights(1)) == 1
@@ -154,11 +155,26 @@ def test_a_disk_that_fills_later_changes_nothing(small_disk: Path) -> None:
         assert fingerprint(small_disk) == before
         newest = store.parameters.get("policy")
         assert (newest.version, newest.pack.arrays["w"][0]) == (1, 1)
+    with Store(small_disk) as store:
+        assert store.get("a").info().num_frames == 1000
         filler.unlink()
         assert store.parameters.publish("policy", weights(3)) == 2
     with Store(small_disk) as store:
-        assert store.get("a").info().num_frames == 1000
         assert store.parameters.get("policy").pack.arrays["w"][0] == 3
+
+
+def test_a_full_disk_keeps_no_server_from_starting(
+    small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even if the file of the lock is empty, and has no room to say who holds it."""
+    with Store(small_disk) as store:
+        store.create("a", SPEC)
+    (small_disk / LOCK).write_bytes(b"")
+    with pytest.raises(OSError, match="No space"):
+        (small_disk / "filler").write_bytes(bytes(8 << 20))
+    with Store(small_disk) as store:
+        store.get("a").append(checked_episode(SPEC, 1, 1000))
+    assert "will not be told" in caplog.text
 
 
 def weights(value: float) -> Pack:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from replayring_proto.errors import DirectoryLockedError, StorageError
+from replayring_proto.layout import LOCK
 from replayring_server.engine import Store
 from replayring_server.engine.lock import DirectoryLock, holder_of
 from tests.engine.folders import fingerprint
@@ -155,6 +156,16 @@ def test_the_holder_is_named_without_taking_the_lock(tmp_path: Path) -> None:
         command = [sys.executable, "-c", textwrap.dedent(script)]
         asked = subprocess.run(command, capture_output=True, text=True)
         assert asked.stdout == f"pid {os.getpid()}\n"
+
+
+def test_a_holder_of_fewer_words_is_told_in_the_same_room(tmp_path: Path) -> None:
+    """What was given back to a full disk might not be had again."""
+    with DirectoryLock(tmp_path) as lock:
+        lock.describe("pid 4711, " + "far away, " * 30)
+        size = (tmp_path / LOCK).stat().st_size
+        lock.describe("pid 4711")
+        assert (tmp_path / LOCK).stat().st_size == size
+        assert (tmp_path / LOCK).read_text().split() == ["pid", "4711"]
 
 
 def test_a_file_system_without_locks_is_said_to_be_one(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import stat
 import struct
@@ -21,8 +22,12 @@ from replayring_proto.files import open_file
 from replayring_proto.layout import LOCK
 from replayring_server.engine import files
 
+logger = logging.getLogger(__name__)
+
 # The kernel's struct flock on 64-bit Linux: type, whence, start, length, pid.
 _FLOCK = struct.Struct("hhqqi4x")
+
+_HOLDER_BYTES = 200
 
 _held: set[tuple[int, int]] = set()
 _held_guard = threading.Lock()
@@ -63,9 +68,16 @@ class DirectoryLock:
         self.describe(f"pid {os.getpid()}")
 
     def describe(self, holder: str) -> None:
-        """Writes who holds the lock, for the error that others get."""
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, holder.encode() + b"\n", 0)
+        """Writes who holds the lock, for the error that others get.
+
+        In place: what is given back to a full disk may not be had again.
+        """
+        # Always as long, since another's longer text may stand there.
+        text = f"{holder:{_HOLDER_BYTES - 1}.{_HOLDER_BYTES - 1}}\n"
+        try:
+            os.pwrite(self._fd, text.encode(errors="replace"), 0)
+        except OSError as error:
+            logger.warning("others will not be told who has this directory: %s", error)
 
     def release(self) -> None:
         """Gives the lock up. May be called again."""
@@ -124,7 +136,7 @@ def _held_here(path: Path) -> bool:
 
 
 def _description(fd: int) -> str:
-    return os.pread(fd, 200, 0).decode(errors="replace").strip() or "unknown"
+    return os.pread(fd, _HOLDER_BYTES, 0).decode(errors="replace").strip() or "unknown"
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
