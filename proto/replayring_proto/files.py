@@ -46,7 +46,8 @@ def read_whole(path: Path, at_most: int | None = SMALL_BYTES) -> bytes:
     """Returns a file's content.
 
     Raises:
-        StorageError: it is missing, a symbolic link, not a regular file, or larger than `at_most`.
+        StorageError: it is missing, a symbolic link, not a regular file, or larger than `at_most`,
+            or the disk cannot read it.
     """
     fd = open_file(path, os.O_RDONLY)
     with os.fdopen(fd, "rb") as file:
@@ -56,7 +57,10 @@ def read_whole(path: Path, at_most: int | None = SMALL_BYTES) -> bytes:
                 f"{path} has {found:,} bytes, where {at_most:,} are the most; it was changed by "
                 "another program. Restore it"
             )
-        return file.read()
+        try:
+            return file.read()
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror}; check the disk") from None
 
 
 def check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import tracemalloc
@@ -19,7 +20,7 @@ from replayring_proto.errors import (
 )
 from replayring_proto.limits import ServerLimits
 from replayring_proto.pack import Pack
-from replayring_server.engine import Store
+from replayring_server.engine import Store, parameter_files
 from replayring_server.engine.parameter_files import content_of
 from replayring_server.engine.parameters import FOLDER
 from replayring_server.inspection import describe
@@ -249,6 +250,19 @@ def test_a_damaged_file_keeps_nothing_else_from_being_served(
         published.unlink()
         assert store.parameters.publish("policy", weights(4)) == 1
         assert value_of(store.parameters.get("policy").pack) == 4
+
+
+def test_a_file_that_the_disk_cannot_read_keeps_nothing_else_from_being_served(
+    published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(parameter_files, "parse_header", fail)
+    with Store(published.parents[1]) as store:
+        store.create("a", checked_spec(5))
+        with pytest.raises(StorageError, match=r"cannot read .*policy: Input/output error; check"):
+            store.parameters.get("policy")
 
 
 @pytest.mark.parametrize("name", ["a b", "ünï", "x" * 65, "_x"])

@@ -185,3 +185,7 @@ def _damage_named(where: str) -> Iterator[None]:
         raise StorageError(
             f"{where} is damaged ({error}); remove it, and publish the parameters again"
         ) from None
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot read {where}: {error.strerror}; check the disk") from None
