@@ -87,7 +87,8 @@ class ServerLimits:
 
     Memory that peers can make a server hold is, at most, `max_staging_bytes` for what comes in,
     `max_sending_bytes` for what goes out, a few messages of at most 4 MiB for each of `max_calls`,
-    and the published parameters.
+    8 bytes per live episode for each of them that counts what is eligible beside
+    `drop_n_last_frames`, and the published parameters.
 
     Attributes:
         max_buffers: buffers in one data directory.

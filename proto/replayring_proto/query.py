@@ -127,14 +127,14 @@ class SampleQuery:
         """Checks this query against a buffer's spec.
 
         Raises:
-            InvalidRequestError: the batch size is below 1, or the drop negative.
+            InvalidRequestError: the batch size is below 1, or the drop out of range.
             InvalidSpecError: as for `View.check`.
         """
         if self.batch_size < 1:
             raise InvalidRequestError(f"batch_size is {self.batch_size}; it must be at least 1")
-        if self.drop_n_last_frames < 0:
+        if not 0 <= self.drop_n_last_frames < 1 << 63:
             raise InvalidRequestError(
-                f"drop_n_last_frames is {self.drop_n_last_frames}; it must be at least 0"
+                f"drop_n_last_frames is {self.drop_n_last_frames:,}; it must be from 0 to 2^63 - 1"
             )
         self.view.check(spec)
 

@@ -199,6 +199,9 @@ def test_a_query_is_checked_before_anything_is_drawn() -> None:
     reader = MemoryRing(checked_spec(5)).reader()
     with pytest.raises(InvalidRequestError):
         UniformSampler(reader, SampleQuery(0))
+    for drop in (-1, 1 << 63):  # the message on the wire has room for twice as much
+        with pytest.raises(InvalidRequestError, match=r"from 0 to 2\^63 - 1"):
+            UniformSampler(reader, SampleQuery(1, View(), drop), count=True)
     with pytest.raises(InvalidSpecError):
         UniformSampler(reader, SampleQuery(1, View(("nothing",))))
 
@@ -236,3 +239,17 @@ def test_a_long_search_is_made_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -
     drawn = UniformSampler(reader, query, np.random.default_rng(3)).batch().arrays["index"]
     assert set(drawn) <= set(mix.eligible(49_978).tolist())
     assert pieces[-100:] == [1000] * 100
+
+
+def test_many_new_episodes_make_a_count_costly() -> None:
+    ring = Mix(200_000, (50,) * 2_000).ring()
+    sampler = UniformSampler(ring.reader(), SampleQuery(10, View(keys=()), 1), count=True)
+    assert sampler.costly
+    sampler.batch()
+    assert not sampler.costly
+    for _ in range(7):
+        ring.append(10_000)
+    assert sampler.costly
+    sampler.batch()
+    assert sampler.eligible == 2_000 * 49 + 7 * 9_999
+    assert not sampler.costly

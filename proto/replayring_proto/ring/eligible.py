@@ -58,6 +58,10 @@ class EligibleCount:
         self._forget(live.start)
         return self._total
 
+    def behind(self, live: Live) -> int:
+        """Returns how many frames of a live window the next count is to look at."""
+        return live.end - max(self._end, live.start) if self._drop else 0
+
     def _extend(self, end: int) -> bool:
         """Takes in some episodes; False if writers overtook that."""
         walked = self._walk(end)

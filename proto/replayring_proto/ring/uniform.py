@@ -37,8 +37,6 @@ class UniformSampler:
 
     Attributes:
         plan: what a batch holds.
-        costly: whether the next draw may take as long as looking at a great many frames: the last
-            one did, or there was none yet.
         eligible: frames that were eligible for the last batch; None unless they are counted.
     """
 
@@ -66,12 +64,22 @@ class UniformSampler:
         self._reader = reader
         self._query = query
         self._rng = np.random.default_rng() if rng is None else rng
-        self.costly = query.drop_n_last_frames > 0
+        self._searches = query.drop_n_last_frames > 0
         # No live frame below this `index` is eligible. An episode becomes visible whole, so none
         # will be: while a learner waits, each look at the ring is at new frames only.
         self._barren = 0
         self._count = EligibleCount(reader, query.drop_n_last_frames) if count else None
         self.eligible: int | None = None
+
+    @property
+    def costly(self) -> bool:
+        """Whether the next draw may take as long as looking at a great many frames.
+
+        So it is if the last one did, or there was none yet, or many came since the last count.
+        """
+        if self._searches or self._count is None:
+            return self._searches
+        return self._count.behind(self._reader.live) > _FREE_DRAWS
 
     def batch(self, batches: int = 1) -> Pack:
         """Returns one batch, drawn with replacement, or several in one pack, one after the other.
@@ -119,14 +127,14 @@ class UniformSampler:
             drawn += size
             found += len(eligible)
             accepted.append(eligible)
-        self.costly = False
+        self._searches = False
         return np.concatenate(accepted)[:count]
 
     def _candidates(self, live: Live, size: int) -> Indices:
         return self._rng.integers(live.start, live.end, size)
 
     def _scan(self, live: Live, count: int) -> Indices:
-        self.costly = len(live) > _FREE_DRAWS
+        self._searches = len(live) > _FREE_DRAWS
         found = []
         for start in range(live.start, live.end, _SCANNED_AT_ONCE):
             window = np.arange(start, min(start + _SCANNED_AT_ONCE, live.end))
