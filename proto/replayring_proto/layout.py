@@ -5,7 +5,7 @@
       <buffer>/
         buffer.json           format version, id, spec, checksum; written last, so it marks a whole
                               buffer
-        cursor                one page: `low`, `head`, `intent`; boot id; two durable slots
+        cursor                one page: `low`, `head`, `intent`; boot id; lineage; two durable slots
         episodes              ring of EPISODE_RECORD, by episode number
         writers               table of EPISODE_RECORD: the last episode of each writer
         columns/<key>         C-order array of shape (physical_rows, *shape)
@@ -59,6 +59,7 @@ CURSOR_BYTES = PAGE
 # One cache line each (64 bytes, in words of 8), so that readers polling one do not slow the others.
 LOW_WORD, HEAD_WORD, INTENT_WORD = 0, 8, 16
 BOOT_ID_OFFSET = 256
+LINEAGE_OFFSET = 320
 # In disk sectors of their own, so that writing one never harms the other.
 SLOT_OFFSETS = (1024, 2048)
 
@@ -179,6 +180,14 @@ def file_sizes(spec: BufferSpec) -> dict[str, int]:
 def boot_id_of(cursor: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Returns the part of a cursor file that says since when the machine runs that serves it."""
     return cursor[BOOT_ID_OFFSET : BOOT_ID_OFFSET + 16]
+
+
+def lineage_of(cursor: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Returns the part of a cursor file that changes when frames may have been lost.
+
+    Their numbers are given to others. While it is the same, so is the frame of one `index`.
+    """
+    return cursor[LINEAGE_OFFSET : LINEAGE_OFFSET + 16]
 
 
 def machine_boot_id() -> bytes:

@@ -39,7 +39,7 @@ class PowerDisk:
         self._since: defaultdict[Path, list[bytes]] = defaultdict(list)
         self._monkeypatch = monkeypatch
         self._folder = Path()
-        monkeypatch.setattr(files, "sync_file", self._sync)
+        monkeypatch.setattr(files, "sync_mapped", self._sync)
         self._boots = 0
         self.restart_machine()
 
@@ -87,7 +87,7 @@ class PowerDisk:
         yield
         self._folder, self._synced, self._since, self.watcher = outer
 
-    def _sync(self, path: Path) -> None:
+    def _sync(self, mapped: files.Bytes, path: Path) -> None:
         if path not in self._synced:
             return
         self.watcher()

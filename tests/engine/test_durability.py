@@ -17,8 +17,10 @@ import pytest
 from replayring_proto import layout
 from replayring_proto.errors import AlreadyExistsError, InvalidSpecError
 from replayring_proto.spec import BufferSpec
-from replayring_server.engine import Buffer, Store, files
+from replayring_server.engine import Buffer, Origin, Store, files, syncer
 from replayring_server.engine.cursor import Cursor
+from tests.engine.descriptors import few_descriptors
+from tests.engine.lives import die
 from tests.support import eventually
 
 EPISODE = {"x": np.arange(5)}
@@ -89,20 +91,20 @@ def test_appends_that_wait_together_share_a_sync(
 ) -> None:
     with Store(tmp_path) as store:
         buffer, _ = store.create("b", spec("commit"))
-        sync_file, checkpoint = files.sync_file, Cursor.checkpoint
+        sync_mapped, checkpoint = files.sync_mapped, Cursor.checkpoint
         began, go_on = threading.Event(), threading.Event()
         heads: list[int] = []
 
-        def slow(path: Path) -> None:
+        def slow(mapped: files.Bytes, path: Path) -> None:
             began.set()
             assert go_on.wait(60)
-            sync_file(path)
+            sync_mapped(mapped, path)
 
         def noted(self: Cursor, head: int, low: int, episodes: int) -> None:
             heads.append(head)
             checkpoint(self, head, low, episodes)
 
-        monkeypatch.setattr(files, "sync_file", slow)
+        monkeypatch.setattr(files, "sync_mapped", slow)
         monkeypatch.setattr(Cursor, "checkpoint", noted)
         with ThreadPoolExecutor(8) as threads:
             appends = [threads.submit(buffer.append, EPISODE)]
@@ -122,11 +124,7 @@ def test_a_failing_disk_ends_the_buffer_and_tells_the_store(
     buffer, _ = store.create("b", spec("commit"))
     buffer.append(EPISODE)
     with monkeypatch.context() as broken:
-
-        def fail(path: Path) -> None:
-            raise OSError(errno.EIO, "Input/output error", str(path))
-
-        broken.setattr(files, "sync_file", fail)
+        broken.setattr(files, "sync_mapped", failing)
         with pytest.raises(OSError, match="Input/output"):
             buffer.append(EPISODE)
     # The disk works again, but what the kernel dropped is gone: nothing is acknowledged any more.
@@ -137,8 +135,51 @@ def test_a_failing_disk_ends_the_buffer_and_tells_the_store(
     assert durable_head(buffer) == 5
     with pytest.raises(OSError, match="stopped after an error of the disk"):
         store.close()
+
+
+@pytest.mark.parametrize("durability", ["none", "interval", "commit"])
+def test_what_a_failing_disk_did_not_take_is_gone_when_it_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str
+) -> None:
+    """As after a power loss, although the machine runs on: memory may have been dropped."""
+    monkeypatch.setattr(syncer, "INTERVAL_S", 3600.0)
+    store = Store(tmp_path)
+    buffer, _ = store.create("b", spec(durability))
+    buffer.append(EPISODE, Origin("w", 1))
+    buffer.sync()
+    with monkeypatch.context() as broken:
+        broken.setattr(files, "sync_mapped", failing)
+        if durability == "commit":
+            with pytest.raises(OSError, match="Input/output"):
+                buffer.append(EPISODE, Origin("w", 2))
+        else:
+            buffer.append(EPISODE, Origin("w", 2))
+            with pytest.raises(OSError, match="Input/output"):
+                buffer.sync()
+    with pytest.raises(OSError, match="stopped after an error of the disk"):
+        buffer.append(EPISODE, Origin("w", 2))  # the retry of what is there, and will be gone
+    die(store)
     with Store(tmp_path) as reopened:
-        assert reopened.get("b").info().num_frames >= 5
+        buffer = reopened.get("b")
+        assert buffer.restored
+        assert buffer.reader.live.end == 5
+        assert buffer.append(EPISODE, Origin("w", 1)).duplicate
+        assert buffer.append(EPISODE, Origin("w", 2)).index == 5
+
+
+def test_to_have_no_descriptor_left_is_no_failure_of_the_disk(tmp_path: Path) -> None:
+    told: list[bool] = []
+    with Store(tmp_path, on_failure=lambda: told.append(True)) as store:
+        buffer, _ = store.create("b", spec("commit"))
+        with few_descriptors(0):
+            for _ in range(30):  # more than once around, so that rows are reserved as well
+                buffer.append(EPISODE)
+        assert durable_head(buffer) == 150
+    assert not told
+
+
+def failing(mapped: files.Bytes, path: Path) -> None:
+    raise OSError(errno.EIO, "Input/output error", str(path))
 
 
 def test_durability_is_part_of_the_spec(tmp_path: Path) -> None:

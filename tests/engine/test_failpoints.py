@@ -66,7 +66,7 @@ OPENING = (
     "buffer.__init__ files.check_sizes files.map_file cursor.__init__ ring.check_counters "
     "records.__init__ buffer._recover_last_record "
 )
-SYNC = "buffer._sync files.sync_file cursor.checkpoint cursor._write_slot "
+SYNC = "buffer._sync files.sync_mapped cursor.checkpoint cursor._write_slot "
 
 SCENARIOS = {
     "the first opening": Scenario(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -318,6 +319,33 @@ def test_a_writer_pushed_out_of_the_table_is_looked_up_in_the_log(tmp_path: Path
             buffer.append(checked_episode(spec, 9, 1), Origin("w0", 6))
         assert not buffer.append(checked_episode(spec, 9, 1), Origin("w0", 8)).duplicate
         assert not buffer.append(checked_episode(spec, 9, 1), Origin("never seen", 1)).duplicate
+
+
+def test_a_writer_pushed_out_of_the_table_is_known_although_a_power_loss_made_room_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss takes the episode that had pushed another writer out, and leaves its place free."""
+    spec = replace(checked_spec(5000, width=1), durability="none")
+    known = layout.writer_records(5000)
+
+    def append(buffer: Buffer, number: int) -> Stored:
+        return buffer.append(checked_episode(spec, number + 1, 1), Origin(f"w{number}", 7))
+
+    store = Store(tmp_path)
+    buffer, _ = store.create("ring", spec)
+    for number in range(known + 1):
+        append(buffer, number)
+    buffer.sync()
+    for number in (known + 1, known + 2):
+        append(buffer, number)
+    die(store)
+    for life in range(2):
+        monkeypatch.setattr(layout, "machine_boot_id", lambda life=life: bytes([life + 1]) * 16)
+        with Store(tmp_path) as store:
+            buffer = store.get("ring")
+            assert buffer.reader.live.end == known + 1
+            for number in range(4):
+                assert append(buffer, number) == Stored(number, number, 1, duplicate=True)
 
 
 def test_a_lost_episode_is_not_believed_once_another_has_its_number() -> None:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +20,7 @@ from replayring_proto.errors import (
 from replayring_proto.query import View
 from replayring_proto.ring import Plan
 from replayring_server.engine import Buffer, Store, files
+from tests.engine.descriptors import few_descriptors
 from tests.engine.folders import fingerprint
 from tests.engine.frames import Arrays, assert_whole, checked_episode, checked_spec
 from tests.engine.lives import die
@@ -190,7 +188,7 @@ def test_a_death_while_creating_leaves_no_buffer(
         data_dir = tmp_path / str(deadly)
         store = Store(data_dir)
         with monkeypatch.context() as patch:
-            for name in ("reserve", "write_whole", "sync_folder", "sync_file"):
+            for name in ("reserve", "write_whole", "sync_folder", "sync_mapped"):
                 real = getattr(files, name)
                 patch.setattr(files, name, lambda *args, real=real: step(*args, real=real))
             # A process that died would not tidy up either.
@@ -213,19 +211,41 @@ def test_a_failure_while_creating_tidies_up(store: Store, monkeypatch: pytest.Mo
     store.create("a", SPEC)
 
 
-def test_a_buffer_made_for_lack_of_descriptors_in_vain_is_served_after_the_next_start(
+def test_a_buffer_made_for_lack_of_descriptors_in_vain_leaves_its_name_free(
     tmp_path: Path,
 ) -> None:
-    """Each mapped file holds one. Until then the buffer is refused with the reason, and kept."""
+    """Each mapped file holds one."""
     with Store(tmp_path) as store:
         with few_descriptors(4):
             for _ in range(2):
                 with pytest.raises(StorageError, match="Too many open files"):
                     store.create("a", SPEC)
-        with pytest.raises(StorageError, match="Too many open files"):
-            store.get("a")
+        assert not (tmp_path / "a").exists()
+        assert store.create("a", SPEC)[1]
     with Store(tmp_path) as store:
         assert store.get("a").info().num_frames == 0
+        assert not list(tmp_path.glob(".creating-*"))
+
+
+@pytest.mark.parametrize("step", ["sync_folder", "map_file"])
+def test_a_failure_after_the_rename_leaves_the_name_free(
+    store: Store, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    before = fingerprint(store.data_dir)
+    real = getattr(files, step)
+
+    def fail(path: Path, **options: bool) -> object:
+        if (store.data_dir / "a").exists():
+            raise OSError(5, "broken disk")
+        return real(path, **options)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(files, step, fail)
+        with pytest.raises(OSError, match="broken disk"):
+            store.create("a", SPEC)
+    assert fingerprint(store.data_dir) == before
+    assert store.names() == []
+    store.create("a", SPEC)
 
 
 def test_opening_with_too_few_descriptors_refuses_the_buffers_that_do_not_fit(
@@ -241,23 +261,6 @@ def test_opening_with_too_few_descriptors_refuses_the_buffers_that_do_not_fit(
             store.get("b")
     with Store(tmp_path) as store:
         assert store.names() == ["a", "b"]
-
-
-@contextmanager
-def few_descriptors(count: int) -> Iterator[None]:
-    """Lets this process open so many more files at once."""
-    gc.collect()
-    used = set(map(int, os.listdir("/proc/self/fd")))
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit, free = 0, 0
-    while free < count:
-        free += limit not in used
-        limit += 1
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def _raise_io_error(*_: object) -> None:
@@ -283,6 +286,23 @@ def test_a_deleted_buffer_is_gone_and_its_name_is_free(store: Store) -> None:
     assert created
     assert new.buffer_id != old.buffer_id
     assert new.info().num_frames == 0
+
+
+def test_a_buffer_that_cannot_be_deleted_lives_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer, _ = store.create("a", SPEC)
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "rename", _raise_io_error)
+        with pytest.raises(OSError, match="broken disk"):
+            store.delete("a")
+    assert store.get("a") is buffer
+    buffer.append(checked_episode(SPEC, 1, 3))
+    buffer.sync()
+    assert buffer.durable_index == 3
+    store.delete("a")
+    with pytest.raises(NotFoundError):
+        store.get("a")
 
 
 def test_a_read_under_way_survives_the_deletion(store: Store) -> None:

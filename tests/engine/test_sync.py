@@ -6,6 +6,7 @@ When that happens is `test_durability`'s subject, and what it is good for `test_
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from replayring_proto.query import View
 from replayring_proto.ring import Plan
 from replayring_server.engine import Buffer, Origin, Store, files, syncer
 from tests.engine.frames import assert_whole, checked_episode, checked_spec
+from tests.support import eventually
 
 SPEC = checked_spec(20)
 
@@ -28,15 +30,15 @@ class Disk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.synced: list[Path] = []
         self.broken: Callable[[Path], bool] = lambda path: False
-        real = files.sync_file
+        real = files.sync_mapped
 
-        def sync(path: Path) -> None:
+        def sync(mapped: files.Bytes, path: Path) -> None:
             if self.broken(path):
                 raise OSError(5, "broken disk")
             self.synced.append(path)
-            real(path)
+            real(mapped, path)
 
-        monkeypatch.setattr(files, "sync_file", sync)
+        monkeypatch.setattr(files, "sync_mapped", sync)
 
 
 @pytest.fixture
@@ -140,7 +142,7 @@ def test_appends_wait_for_no_cursor_while_as_many_are_synced_as_come_meanwhile(
     waits: list[int] = []
     cursor_syncs: list[Path] = []
 
-    def sync(path: Path) -> None:
+    def sync(mapped: files.Bytes, path: Path) -> None:
         if path.name == "c.words" and len(waits) < 3:
             cursor_syncs.clear()
             for tag in range(18):
@@ -149,7 +151,7 @@ def test_appends_wait_for_no_cursor_while_as_many_are_synced_as_come_meanwhile(
         elif path.name == layout.CURSOR:
             cursor_syncs.append(path)
 
-    monkeypatch.setattr(files, "sync_file", sync)
+    monkeypatch.setattr(files, "sync_mapped", sync)
     monkeypatch.setattr(Buffer, "renew_reservation", lambda buffer: None)  # which comes by chance
     buffer, _ = store.create("a", checked_spec(4000))
     buffer.append(checked_episode(buffer.spec, 0, 3))
@@ -157,6 +159,24 @@ def test_appends_wait_for_no_cursor_while_as_many_are_synced_as_come_meanwhile(
         buffer.sync()
     assert waits[0] > 0, "of 1,800 frames, when 3 had come before: it is no test otherwise"
     assert waits[1:] == [0, 0]
+
+
+def test_a_buffer_waits_for_no_other_ones_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many of them, the last one's turn would come after many seconds."""
+    together = threading.Barrier(3)
+
+    def sync(mapped: files.Bytes, path: Path) -> None:
+        if path.name == layout.SMALL:
+            together.wait(60)
+
+    with Store(tmp_path) as store:
+        for name in "abc":
+            create(store, name, "interval")
+        with monkeypatch.context() as slow:
+            slow.setattr(files, "sync_mapped", sync)
+            eventually(lambda: all(b.durable_index == 3 for b in store.buffers()), "all are synced")
 
 
 # A disk that fails

@@ -53,7 +53,12 @@ def before_each(
 STEPS = [
     *((Counters, name) for name in ("low", "head", "intent")),
     *((EpisodeLog, name) for name in ("write", "erase")),
-    *((cursor, "_write_slot"), (files, "sync_file"), (RingWriter, "_write"), (WriterTable, "put")),
+    *(
+        (cursor, "_write_slot"),
+        (files, "sync_mapped"),
+        (RingWriter, "_write"),
+        (WriterTable, "put"),
+    ),
 ]
 
 

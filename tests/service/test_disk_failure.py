@@ -15,14 +15,14 @@ import replayring
 SERVER = """
 import errno, pathlib, sys
 from replayring_server.engine import files
-sync_file = files.sync_file
+sync_mapped = files.sync_mapped
 
-def sync_or_fail(path):
+def sync_or_fail(mapped, path):
     if pathlib.Path(sys.argv[1], "fail").exists():
         raise OSError(errno.EIO, "Input/output error", str(path))
-    sync_file(path)
+    sync_mapped(mapped, path)
 
-files.sync_file = sync_or_fail
+files.sync_mapped = sync_or_fail
 from replayring_proto.cli import run
 commands = {"serve": "replayring_server.commands.serve"}
 data_dir = sys.argv[1] + "/data"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
@@ -15,7 +14,7 @@ from grpc_health.v1 import health_pb2
 
 from replayring_proto.v1 import replay_pb2
 from replayring_server.configuration.address import Address
-from replayring_server.engine import Store
+from replayring_server.engine import Store, files
 from tests.service.frames import SPEC, episode
 from tests.support import LocalServer, ServerProcess, command, refusal_of
 from tests.wire import (
@@ -119,17 +118,17 @@ def test_stopping_writes_every_file_to_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
-    real = os.fdatasync
+    real = files.sync_mapped
 
-    def fdatasync(fd: int) -> None:
-        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
-        real(fd)
+    def sync(mapped: files.Bytes, path: Path) -> None:
+        synced.append(path.name)
+        real(mapped, path)
 
     with LocalServer(tmp_path / "data") as server, Wire(server.address) as wire:
         wire.create("b", SPEC)
         wire.add("b", episode(3))
         folder = Path(wire.info("b").path)
-        monkeypatch.setattr(os, "fdatasync", fdatasync)
+        monkeypatch.setattr(files, "sync_mapped", sync)
     columns = {path.name for path in (folder / "columns").iterdir()}
     assert columns | {"cursor", "episodes", "writers"} <= set(synced)
     assert synced[-1] == "cursor"

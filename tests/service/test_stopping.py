@@ -146,18 +146,19 @@ def test_any_number_of_signals_at_any_moment_ends_with_0(tmp_path: Path) -> None
 # A disk that writes no column while the file `slow` exists; `at work` says that it was asked to.
 SLOW_DISK = """
 import os, pathlib, time
+from replayring_server.engine import files
 folder = pathlib.Path(os.environ["SLOW_DISK"])
-real = os.fdatasync
+real = files.sync_mapped
 
-def fdatasync(fd):
+def sync(mapped, path):
     deadline = time.monotonic() + 60
-    column = "/columns/" in os.readlink(f"/proc/self/fd/{fd}")
+    column = path.parent.name == "columns"
     while column and (folder / "slow").exists() and time.monotonic() < deadline:
         (folder / "at work").touch()
         time.sleep(0.01)
-    real(fd)
+    real(mapped, path)
 
-os.fdatasync = fdatasync
+files.sync_mapped = sync
 """
 
 

@@ -70,7 +70,7 @@ class Buffer:
         spec: what it holds.
         reader: reads the ring, from any thread.
         restored: whether opening it fell back to what its last sync made durable, because the
-            machine was restarted since its files were last open.
+            machine was restarted since its files were last open, or the disk failed.
         opened_index: `index` that the next frame would have got when the buffer was opened.
         tally: what is counted from then on.
     """
@@ -87,7 +87,7 @@ class Buffer:
         Args:
             folder: where its files are.
             name: what it is called.
-            on_failure: called once if the disk fails, from the thread that met the error.
+            on_failure: called when the disk fails, by each thread that meets the error.
             renew: called when `renew_reservation` should be, from another thread and soon.
 
         Raises:
@@ -107,7 +107,7 @@ class Buffer:
         self._cursor = Cursor(
             self._mapped[layout.CURSOR],
             self.spec.capacity,
-            partial(files.sync_file, folder / layout.CURSOR),
+            partial(files.sync_mapped, self._mapped[layout.CURSOR], folder / layout.CURSOR),
         )
         self.restored = self._cursor.restored
         counters = self._cursor.counters
@@ -142,8 +142,9 @@ class Buffer:
         for file, size in layout.file_sizes(spec).items():
             files.reserve(folder / file, size)
         standing = content.fill(folder)
-        Cursor.format(files.map_file(folder / layout.CURSOR, writable=True), standing)
-        files.sync_file(folder / layout.CURSOR)
+        cursor = files.map_file(folder / layout.CURSOR, writable=True)
+        Cursor.format(cursor, standing)
+        files.sync_mapped(cursor, folder / layout.CURSOR)
         files.sync_folder(folder / layout.COLUMNS)
         meta = layout.encode_meta(buffer_id, spec, content.restored_from)
         files.write_whole(folder / layout.META, meta)
@@ -201,6 +202,7 @@ class Buffer:
         with self._lock:
             try:
                 self.check_open()
+                self._check_disk()
                 while len(stored) < len(checked):
                     stored += self._store_next(checked[len(stored) :])
             except (NotFoundError, SequenceReusedError) as error:
@@ -239,9 +241,9 @@ class Buffer:
         with self._failing_for_good(), self.tally.syncs.running():
             # To write what came since the last sync takes less time than it took to come.
             self._cursor.reserve_for_sync(live.end - self._cursor.durable.head)
-            for file in self._mapped:
+            for file, mapped in self._mapped.items():
                 if file != layout.CURSOR:
-                    files.sync_file(self._folder / file)
+                    files.sync_mapped(mapped, self._folder / file)
             self._cursor.checkpoint(live.end, live.start, episodes)
 
     def renew_reservation(self) -> None:
@@ -258,16 +260,24 @@ class Buffer:
 
     @contextmanager
     def _failing_for_good(self) -> Iterator[None]:
-        """Refuses to go on after an error of the disk, and tells the store."""
-        if self._failed:
-            raise OSError(f"buffer {self.name!r} stopped after an error of the disk")
+        """Refuses to go on after an error of the disk, and tells the store.
+
+        What the kernel could not write it drops sooner or later, so memory is no better than after
+        a power loss: the next server is to take what was durable before.
+        """
+        self._check_disk()
         try:
             yield
         except OSError:
             self._failed = True
+            self._cursor.distrust()
             logger.exception("the disk failed under buffer %r", self.name)
             self._on_failure()
             raise
+
+    def _check_disk(self) -> None:
+        if self._failed:
+            raise OSError(f"buffer {self.name!r} stopped after an error of the disk")
 
     def check_open(self) -> None:
         """Checks that the buffer was not deleted or closed meanwhile.
@@ -379,7 +389,7 @@ class Buffer:
     def _known(self, origin: Origin, payload_hash: bytes) -> Stored | None:
         """Returns what was stored for a repeated origin, or None for a new one."""
         record = self._writers.last(origin.writer_id)
-        if record is None and self._writers.full:
+        if record is None:  # it is new, or the table has forgotten it
             record = self._log.newest_of(origin.writer_id, self._next_episode)
         if record is None or origin.sequence > record.origin.sequence:
             return None

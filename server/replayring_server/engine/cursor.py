@@ -21,11 +21,14 @@ write, and is slow to take anything else, it reaches as far as came since the la
 power loss, what would have been evicted in their time is missing as well, though never more than
 half of the ring; after a clean end, nothing is.
 
-Which of the two is the truth is told by the boot id, which changes when the machine starts.
+Which of the two is the truth is told by the boot id, which changes when the machine starts, and is
+cleared when the disk fails: the kernel drops what it could not write, and says so only once.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 import zlib
@@ -170,6 +173,12 @@ class Cursor:
             if slot.head == self.counters.head and until < slot.reserved:
                 self._write(slot.head, slot.low, slot.episodes, until)
 
+    def distrust(self) -> None:
+        """Has the next server restore the counters, as after a power loss."""
+        layout.boot_id_of(self._page)[:] = 0
+        with contextlib.suppress(OSError):  # the disk has failed; maybe it takes this later
+            self._sync()
+
     def _put(self, head: int, low: int, episodes: int, until: int) -> None:
         self._write(head, low, episodes, max(self.durable.reserved, until + self._ahead))
 
@@ -187,6 +196,7 @@ class Cursor:
         power loss, so `intent` may fall.
         """
         slot, counters = self.durable, self.counters
+        layout.lineage_of(self._page)[:] = np.frombuffer(os.urandom(16), np.uint8)
         low = slot.low_after_power_loss(self._rows)
         self._write(slot.head, low, slot.episodes, slot.head + self._slack)
         counters.low = low

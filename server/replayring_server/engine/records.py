@@ -121,8 +121,8 @@ class EpisodeLog:
 class WriterTable:
     """The last episode of each writer. Not thread-safe.
 
-    A full table forgets the writer that has been quiet for the most episodes; the log may still
-    know it.
+    A full table forgets the writer that has been quiet for the most episodes, and a power loss may
+    take one; the log may still know it.
     """
 
     def __init__(
@@ -151,11 +151,6 @@ class WriterTable:
                 self._remember(record, int(slot))
         taken = set(self._slots.values())
         self._free = [slot for slot in range(len(self._records)) if slot not in taken][::-1]
-
-    @property
-    def full(self) -> bool:
-        """Whether a writer may have been forgotten."""
-        return not self._free
 
     def last(self, writer_id: str) -> Record | None:
         """Returns a writer's last episode, or None for a writer unknown here."""

@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -167,17 +167,19 @@ class Store:
 
         Raises:
             NotFoundError: there is none of that name.
+            OSError: its folder cannot be renamed, and it is as it was; or the disk failed.
         """
         doomed = self.data_dir / f"{DELETING}{uuid.uuid4().hex}"
         with self._guard:
-            if name not in self._damaged:
-                # Appends end first; then one rename makes the deletion certain.
-                self.get(name).close(sync=False)
+            buffer = None if name in self._damaged else self.get(name)
+            # One rename makes the deletion certain; if it fails, nothing has happened.
             with contextlib.suppress(FileNotFoundError):  # somebody has removed it by hand
                 (self.data_dir / name).rename(doomed)
-            files.sync_folder(self.data_dir)
             self._buffers.pop(name, None)
             self._damaged.pop(name, None)
+            if buffer:
+                buffer.close(sync=False)
+            files.sync_folder(self.data_dir)
         files.remove_tree(doomed)
         logger.info("deleted buffer %r", name)
 
@@ -216,18 +218,15 @@ class Store:
             files.make_folder(folder)
             Buffer.create(folder, buffer_id, spec, content)
             folder.rename(path)
+            with _undone(path, folder):
+                files.sync_folder(self.data_dir)
+                buffer = self._buffers[name] = self._buffer(path)
         except BaseException as error:
             files.remove_tree(folder)
             if isinstance(error, DiskSpaceError):
                 raise DiskSpaceError(f"no room for buffer {name!r}: {error}") from None
             raise
-        files.sync_folder(self.data_dir)
-        try:
-            self._buffers[name] = self._buffer(path)
-        except StorageError as error:
-            self._damaged[name] = str(error)
-            raise
-        return self._buffers[name]
+        return buffer
 
     def _open_all(self) -> None:
         for folder in buffer_folders(self.data_dir):
@@ -248,7 +247,8 @@ class Store:
         logger.info("opened buffer %r: %d of %d frames", folder.name, len(live), live.capacity)
         if buffer.restored:
             logger.warning(
-                "buffer %r was restored as of its last sync: the machine has restarted since",
+                "buffer %r was restored as of its last sync: the machine has restarted since, "
+                "or the disk failed",
                 folder.name,
             )
         return buffer
@@ -288,6 +288,16 @@ def _make_data_dir(data_dir: Path) -> Path:
     except OSError as error:
         raise StorageError(f"cannot use {data_dir} as data directory: {error}") from None
     return resolved
+
+
+@contextlib.contextmanager
+def _undone(renamed: Path, before: Path) -> Iterator[None]:
+    """Takes back that a folder was renamed, if what comes then fails."""
+    try:
+        yield
+    except BaseException:
+        renamed.rename(before)
+        raise
 
 
 def _is_buffer(path: Path) -> bool:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from queue import SimpleQueue
 
 from replayring_server.engine.buffer import Buffer
 
 INTERVAL_S = 1.0
+
+# Disks take several syncs in the time of one; with many buffers a round must not last much longer.
+_AT_ONCE = 8
 
 
 class Syncer:
@@ -47,14 +52,20 @@ class Syncer:
             thread.join()
 
     def _sync(self) -> None:
-        while not self._stopping.wait(INTERVAL_S):
-            for buffer in self._buffers():
-                if buffer.spec.durability == "interval":
-                    with contextlib.suppress(OSError):  # the buffer has told its store
-                        buffer.sync()
+        due = time.monotonic() + INTERVAL_S
+        with ThreadPoolExecutor(_AT_ONCE, "replayring-sync-one") as threads:
+            while not self._stopping.wait(max(due - time.monotonic(), 0)):
+                due = time.monotonic() + INTERVAL_S
+                wait([threads.submit(_sync_one, buffer) for buffer in self._buffers()])
 
     def _reserve(self) -> None:
         while (buffer := self._running_out.get()) is not None and not self._stopping.is_set():
             with contextlib.suppress(OSError):
                 buffer.renew_reservation()
             del buffer  # which may be deleted while this waits for the next
+
+
+def _sync_one(buffer: Buffer) -> None:
+    if buffer.spec.durability == "interval":
+        with contextlib.suppress(OSError):  # the buffer has told its store
+            buffer.sync()

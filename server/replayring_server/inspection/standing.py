@@ -31,7 +31,8 @@ class Standing:
         intent: the writer may have written any frame below it.
         low: frames below it are dead although the capacity would still hold them.
         durable: the newest whole durable slot.
-        restored: whether opening falls back to it, because the machine was restarted since.
+        restored: whether opening falls back to it, because the machine was restarted since, or the
+            disk failed.
         given_up: frames that this costs.
     """
 
@@ -138,7 +139,8 @@ def check_standing(
 def _restart(cursor: str, standing: Standing) -> Finding:
     return Finding(
         cursor,
-        "the machine was restarted since the buffer was last open, or it comes from another one",
+        "the machine was restarted since the buffer was last open, or the disk failed then, or it "
+        "comes from another machine",
         f"opening goes back to the last sync: {len(standing.live):,} frames live then, "
         f"{standing.given_up:,} frames written or overwritten since are given up, as the buffer's "
         "durability allows",

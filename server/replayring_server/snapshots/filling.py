@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +66,20 @@ def _fill_records(place: Place, entry: BufferEntry, folder: Path) -> None:
     content = read_checked(place, f"{entry.folder}/{records.name}", records.checksum)
     found = content.view(layout.EPISODE_RECORD)
     log, writers = found[: records.log], found[records.log :]
-    places = files.map_file(folder / layout.EPISODES, writable=True).view(layout.EPISODE_RECORD)
-    places[log["episode_index"] % len(places)] = log
-    table = files.map_file(folder / layout.WRITERS, writable=True).view(layout.EPISODE_RECORD)
-    # Those that have been quiet for the most episodes come first, and are forgotten.
-    kept = writers[-len(table) :]
-    table[: len(kept)] = kept
-    for name in (layout.EPISODES, layout.WRITERS):
-        files.sync_file(folder / name)
+    with _records_in(folder / layout.EPISODES) as places:
+        places[log["episode_index"] % len(places)] = log
+    with _records_in(folder / layout.WRITERS) as table:
+        # Those that have been quiet for the most episodes come first, and are forgotten.
+        kept = writers[-len(table) :]
+        table[: len(kept)] = kept
+
+
+@contextmanager
+def _records_in(path: Path) -> Iterator[Array]:
+    """Gives a file's records to be filled, and syncs it."""
+    mapped = files.map_file(path, writable=True)
+    yield mapped.view(layout.EPISODE_RECORD)
+    files.sync_mapped(mapped, path)
 
 
 class _Frames:
