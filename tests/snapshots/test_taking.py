@@ -162,6 +162,38 @@ def test_parts_of_frames_that_a_power_loss_took_back_do_not_count(
     assert restored_moment(tmp_path / "back") == now
 
 
+@pytest.mark.parametrize("cause", ["power loss", "failed disk"])
+def test_frames_that_came_after_a_loss_and_end_like_the_lost_ones_are_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: str
+) -> None:
+    """Episodes often end in frames that are all alike, black ones say."""
+    black = episode(9, 10)
+
+    def to_black(tag: int) -> dict:
+        return {key: np.concatenate([v, black[key]]) for key, v in episode(tag, 20).items()}
+
+    store, to = Store(tmp_path / "data"), str(tmp_path / "to")
+    store._syncer.stop()
+    ring, _ = store.create("ring", SPEC)
+    ring.append(episode(1, 10))
+    ring.sync()
+    ring.append(to_black(2))
+    snapshot(store.data_dir, to)
+    if cause == "failed disk":
+        ring._cursor.distrust()
+    else:
+        monkeypatch.setattr(layout, "machine_boot_id", lambda: b"another boot id.")
+    die(store)
+    with Store(tmp_path / "data") as store:
+        ring = store.get("ring")
+        assert ring.info().next_index == 10
+        ring.append(to_black(3))
+        assert snapshot(store.data_dir, to).failed == {}
+        now = moment(ring)
+    restore(to, tmp_path / "back")
+    assert restored_moment(tmp_path / "back") == now
+
+
 def test_an_interrupted_snapshot_is_taken_up_where_it_was(store: Store, tmp_path: Path) -> None:
     """Without a manifest; and a file that is not whole, as some stores leave, is written anew."""
     to = tmp_path / "to"

@@ -18,10 +18,11 @@ Invariants, each held by tests/snapshots:
 3. What a name stands for never changes: names carry a hash of the content, and are used once the
    content is whole. The manifest is written last, and at once. So a snapshot that is interrupted
    leaves the one before as it was, and the next one uses the parts that are there already.
-4. A part that is there is used again if the buffer still has the part's last frames, which are
-   compared through a hash in its name. Frames never change while a buffer lives, but a power loss,
-   or older files that are put back, may take the newest ones away and others get their `index`. So
-   whoever has the same last frames has the same ones before them.
+4. A part that is there is used again if the buffer still has these frames. They never change while
+   a buffer lives, but a power loss, or older files that are put back, may take the newest ones away
+   and others get their `index`. So a part's name has a hash of its last frames, which tells older
+   files; and where it was not durable when it was copied, also of the buffer's lineage, which
+   changes when a power loss took anything.
 5. Every byte that is restored was compared with its hash, and the manifest with its own. A
    restored buffer is made aside and gets its name when it is whole and on the disk, as a new one
    does; so all of it survives a power loss from the first moment, whatever its `durability`.
@@ -30,8 +31,9 @@ Invariants, each held by tests/snapshots:
    from there on two buffers of one id could hold different frames of one `index`: same-host
    readers, and snapshots, tell buffers apart by their id. buffer.json names the snapshot that it
    was made of (`restored_from`), so that restoring again goes on where it was interrupted.
-7. Memory is bounded by two parts, and a copy of each for a URL, and by one set of parameters. A
-   part has `parts.PART_BYTES`, unless a single frame has more.
+7. Memory is bounded by two parts, and a copy of each for a URL, where a part has
+   `parts.PART_BYTES`, unless a single frame has more; and by parameters: one set, twice, while a
+   snapshot is taken; all of them, as in a server, while it is restored.
 
 One snapshot at a time goes to a destination; a folder is locked for that, a URL cannot be.
 """

@@ -146,7 +146,7 @@ class _FrameCopier:
     ) -> None:
         self._source = source
         self._spec = source.spec
-        self._oldest = cut.live.start
+        self._cut = cut
         self._there = there
         self._kept: dict[int, Part] = {}
         self._writing = writing
@@ -208,23 +208,26 @@ class _FrameCopier:
             for name, array in pack.arrays.items():
                 array[...] = arrays[name][whole - first :]
             body, arrays, first = pack.body, pack.arrays, whole
-        part = Part(first, end, self._tail(arrays, end - first), checksum_of(body.data))
+        part = Part(first, end, self._tail(arrays, end - first, end), checksum_of(body.data))
         self._writing.write(part.name, body.data)
         self._writing.parts += 1
         return part
 
     def _fits(self, part: Part, first: int) -> bool:
         """Whether a part that is there has the frames from `first` on, as the buffer has them."""
-        if part.first != first and not part.first < first == self._oldest:
+        if part.first != first and not part.first < first == self._cut.live.start:
             return False
         frames = tail_frames(self._spec, part.end - part.first)
         tail = Pack(part_layout(self._spec, frames))
         start = part.end - frames
-        return self._source.read(start, tail.arrays) == start and tail_of(tail) == part.tail
+        if self._source.read(start, tail.arrays) != start:
+            return False
+        # What is durable now may not have been so when the part was copied.
+        return part.tail in (tail_of(tail), tail_of(tail, self._cut.lineage))
 
-    def _tail(self, arrays: Mapping[str, Array], frames: int) -> str:
+    def _tail(self, arrays: Mapping[str, Array], frames: int, end: int) -> str:
         count = tail_frames(self._spec, frames)
         tail = Pack(part_layout(self._spec, count))
         for name, array in tail.arrays.items():
             array[...] = arrays[name][-count:]
-        return tail_of(tail)
+        return tail_of(tail, b"" if end <= self._cut.durable else self._cut.lineage)

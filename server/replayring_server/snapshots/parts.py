@@ -35,7 +35,8 @@ class Part:
     Attributes:
         first: `index` of its first frame.
         end: `index` after its last one.
-        tail: hash of its last frames, of which there are `tail_frames`.
+        tail: hash of its last frames, of which there are `tail_frames`, and of the lineage of those
+            that were not durable.
         checksum: of its bytes.
     """
 
@@ -92,9 +93,16 @@ def checksum_of(content: bytes | memoryview) -> str:
     return xxhash.xxh3_128_hexdigest(content)
 
 
-def tail_of(pack: Pack) -> str:
-    """Returns the hash of a part's last frames: XXH3-64, in hexadecimal."""
-    return xxhash.xxh3_64_hexdigest(pack.body.data)
+def tail_of(pack: Pack, lineage: bytes = b"") -> str:
+    """Returns the hash of a part's last frames: XXH3-64, in hexadecimal.
+
+    Args:
+        pack: the frames.
+        lineage: the buffer's, unless all of the part is durable.
+    """
+    tail = xxhash.xxh3_64(pack.body.data)
+    tail.update(lineage)
+    return tail.hexdigest()
 
 
 def _frame_bytes(spec: BufferSpec) -> int:

@@ -14,6 +14,7 @@ from replayring_proto import layout
 from replayring_proto.errors import OvertakenError, StorageError
 from replayring_proto.ring import Counters, Live
 from replayring_server.engine import files
+from replayring_server.engine.cursor import read_slots
 from replayring_server.engine.records import Record
 from replayring_server.inspection.reading import FrameReader
 from replayring_server.inspection.standing import Standing, read_ends
@@ -30,10 +31,14 @@ class Cut:
     Attributes:
         live: the live frames.
         episodes: number that the next episode gets.
+        durable: frames below this `index` survive a power loss.
+        lineage: of the others, whose numbers a power loss may give to others yet.
     """
 
     live: Live
     episodes: int
+    durable: int
+    lineage: bytes
     _log: npt.NDArray[np.uint8]
     _writers: npt.NDArray[np.uint8]
 
@@ -92,8 +97,14 @@ class Source:
             standing, last = self._ends()
             log = self._log.copy()
             if self._ends()[1] - before < places // 2:
-                return Cut(standing.live, last + 1, log, writers)
+                return Cut(standing.live, last + 1, *self._ground(), log, writers)
         raise OvertakenError("writers overtook every attempt to read who they are; try again")
+
+    def _ground(self) -> tuple[int, bytes]:
+        """Returns which frames are durable, and the lineage of the others."""
+        # The newer of two slots may not be on the disk yet.
+        durable = min(slot.head for slot in read_slots(self._page) if slot)
+        return durable, layout.lineage_of(self._page).tobytes()
 
     def read(self, first: int, arrays: Mapping[str, Array]) -> int:
         """Fills `arrays`, one for each stored column, with the frames from `first` on.
