@@ -346,6 +346,8 @@ def test_a_writer_pushed_out_of_the_table_is_known_although_a_power_loss_made_ro
             assert buffer.reader.live.end == known + 1
             for number in range(4):
                 assert append(buffer, number) == Stored(number, number, 1, duplicate=True)
+    # Who is forgotten next is who has been quiet for longest, whenever they were taken in.
+    assert list(buffer._writers._slots) == [f"w{number}" for number in range(1, known + 1)]
 
 
 def test_a_lost_episode_is_not_believed_once_another_has_its_number() -> None:

@@ -389,7 +389,7 @@ class Buffer:
     def _known(self, origin: Origin, payload_hash: bytes) -> Stored | None:
         """Returns what was stored for a repeated origin, or None for a new one."""
         record = self._writers.last(origin.writer_id)
-        if record is None:  # it is new, or the table has forgotten it
+        if record is None and self._writers.full:
             record = self._log.newest_of(origin.writer_id, self._next_episode)
         if record is None or origin.sequence > record.origin.sequence:
             return None

@@ -83,6 +83,11 @@ class EpisodeLog:
         self._mapped = mapped.data
         self._records: npt.NDArray[Any] = mapped.view(EPISODE_RECORD)
 
+    @property
+    def length(self) -> int:
+        """How many episodes it remembers at most."""
+        return len(self._records)
+
     def write(self, record: Record) -> None:
         """Writes a record over the oldest one."""
         _put(self._mapped, record.episode_index % len(self._records), record)
@@ -121,8 +126,8 @@ class EpisodeLog:
 class WriterTable:
     """The last episode of each writer. Not thread-safe.
 
-    A full table forgets the writer that has been quiet for the most episodes, and a power loss may
-    take one; the log may still know it.
+    A full table forgets the writer that has been quiet for the most episodes; the log may still
+    know it. A table with room has forgotten nobody that the log knows.
     """
 
     def __init__(
@@ -151,6 +156,13 @@ class WriterTable:
                 self._remember(record, int(slot))
         taken = set(self._slots.values())
         self._free = [slot for slot in range(len(self._records)) if slot not in taken][::-1]
+        if self._free and len(used) == len(self._records):
+            self._fill_up(log, next_episode_index)
+
+    @property
+    def full(self) -> bool:
+        """Whether a writer may have been forgotten."""
+        return not self._free
 
     def last(self, writer_id: str) -> Record | None:
         """Returns a writer's last episode, or None for a writer unknown here."""
@@ -168,6 +180,17 @@ class WriterTable:
     def _remember(self, record: Record, slot: int) -> None:
         self._slots[record.origin.writer_id] = slot
         self._last[record.origin.writer_id] = record
+
+    def _fill_up(self, log: EpisodeLog, next_episode_index: int) -> None:
+        """Takes in writers that had been forgotten, where a power loss made room."""
+        for episode_index in reversed(range(next_episode_index)[-log.length :]):
+            record = log.read(episode_index)
+            if record and record.origin.writer_id not in self._last:
+                self.put(record)
+                if self.full:
+                    break
+        by_recency = sorted(self._slots, key=lambda writer: self._last[writer].episode_index)
+        self._slots = {writer: self._slots[writer] for writer in by_recency}
 
     def _forget_quietest(self) -> int:
         writer = next(iter(self._slots))
