@@ -9,11 +9,13 @@ longer closes its stream, so a `break` out of a loop leaves nothing behind.
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,13 +28,24 @@ from replayring._handover import hand_over
 from replayring._sources import Drawn, InMemory, Source, pinned
 from replayring.collation import Item, to_tensors
 from replayring.dataset import copied_offsets
-from replayring_proto.errors import ClosedError, DeadlineError, InvalidRequestError
+from replayring_proto.errors import (
+    ClosedError,
+    DeadlineError,
+    InvalidRequestError,
+    ServerUnavailableError,
+)
 from replayring_proto.query import SampleQuery, View
 
 if TYPE_CHECKING:
     from replayring.surface import ReplayBuffer
 
 __all__ = ["BatchDataset", "BatchIterator"]
+
+logger = logging.getLogger("replayring")
+
+_TELL_SECONDS = 10.0
+
+T = TypeVar("T")
 
 
 class BatchDataset(IterableDataset[Item]):
@@ -46,7 +59,8 @@ class BatchDataset(IterableDataset[Item]):
         loader = DataLoader(batches, batch_size=None, num_workers=2)
 
     Each iteration opens a stream in the process that runs it; several may run at once, and
-    every worker samples by itself. A batch waits while the buffer has too few frames.
+    every worker samples by itself. A batch waits while the buffer has too few frames, and while
+    the server is away.
 
     With a `device`, batches are copied there ahead, on a stream of their own, while the learner
     computes; each is ready for the stream that is current where it is taken. No worker is needed
@@ -108,7 +122,8 @@ class BatchDataset(IterableDataset[Item]):
             num_batches: batches per iteration, which workers share among them; None for no end.
             seed: begins each iteration with the same random stream, each worker with its own; for
                 tests. None for fresh randomness.
-            timeout: seconds to wait for a batch, `math.inf` included; None for the client's own.
+            timeout: seconds to wait for a batch. None waits for as long as it takes, also for a
+                server that is away, and the log says what for.
 
         Raises:
             ValueError: an unknown key, a number that is out of its range, or a device that torch
@@ -157,7 +172,9 @@ class BatchDataset(IterableDataset[Item]):
                 f"device is {str(self._device)!r}, which DataLoader workers must not touch; "
                 "iterate the BatchDataset itself, which fetches and copies ahead without workers"
             )
-        iterator = BatchIterator(self._source(), self._worker_batches(), self._freshness())
+        iterator = BatchIterator(
+            self._source(), self._worker_batches(), self._freshness(), endless=self._timeout is None
+        )
         self._iterators.add(iterator)
         return iterator
 
@@ -198,14 +215,13 @@ class BatchDataset(IterableDataset[Item]):
             drop_n_last_frames=self._drop_n_last_frames,
             min_frames=self._min_frames,
             seed=self._worker_seed(),
-            timeout=self._timeout,
+            timeout=self._patience(),
             **self._view,
         )
         drawn = Drawn(stream)
         if self._device is not None:
             link = link_to(self._device)
-            wait = self._patience()
-            return Staging(drawn.take, drawn.close, link, depth=depth, timeout=wait)
+            return Staging(drawn.take, drawn.close, link, depth=depth, timeout=self._patience())
         pins = self._pin_memory and get_worker_info() is None and torch.cuda.is_available()
         return InMemory(drawn, pinned if pins else to_tensors)
 
@@ -214,12 +230,14 @@ class BatchDataset(IterableDataset[Item]):
             return None
 
         def added() -> int:
-            return self.buffer.info(timeout=self._timeout).next_index
+            return self.buffer.info(timeout=self._patience()).next_index
 
-        return Freshness(added, self._max_staleness_frames, self._patience())
+        timeout = self.buffer.client.timeout if self._timeout is None else self._timeout
+        return Freshness(added, self._max_staleness_frames, timeout)
 
     def _patience(self) -> float:
-        return self.buffer.client.timeout if self._timeout is None else self._timeout
+        """Returns after how many seconds the stream says that it is still waiting, and what for."""
+        return _TELL_SECONDS if self._timeout is None else self._timeout
 
     def _worker_seed(self) -> int | None:
         worker = get_worker_info()
@@ -248,7 +266,12 @@ class BatchIterator(Iterator[Item]):
     """
 
     def __init__(
-        self, source: Source, num_batches: int | None, freshness: Freshness | None
+        self,
+        source: Source,
+        num_batches: int | None,
+        freshness: Freshness | None,
+        *,
+        endless: bool = False,
     ) -> None:
         """Takes over a source of batches.
 
@@ -256,12 +279,14 @@ class BatchIterator(Iterator[Item]):
             source: where they come from; closed here.
             num_batches: batches to hand out; None for no end.
             freshness: how stale they may be, or None.
+            endless: whether to go on waiting when the source has done so for long enough.
         """
         self.next_index: int | None = None
         self.dropped = 0
         self._source = source
         self._remaining = num_batches
         self._freshness = freshness
+        self._endless = endless
         # The source's threads keep it alive; this object's end has to end them. Unlike __del__, a
         # finalizer also runs for what is still alive when the interpreter exits.
         self._close = weakref.finalize(self, source.close)
@@ -273,6 +298,7 @@ class BatchIterator(Iterator[Item]):
             StopIteration: there are no more, or this iterator was closed.
             DeadlineError: none came in time, or none that was fresh enough. The stream goes on: try
                 again.
+            ServerUnavailableError: none came in time, since the server is away. The stream goes on.
             ReplayRingError: what went wrong at the stream.
         """
         if self._remaining == 0:
@@ -295,17 +321,32 @@ class BatchIterator(Iterator[Item]):
 
     def _take(self) -> tuple[Item, int | None]:
         if self._freshness is None:
-            return self._source.take()
-        until = time.monotonic() + self._freshness.timeout
+            return self._patiently(self._source.take)
+        until = math.inf
         while True:
-            self._freshness.look()
-            tensors, next_index = self._source.take()
+            self._patiently(self._freshness.look)
+            tensors, next_index = self._patiently(self._source.take)
             if self._freshness.allows(next_index):
                 return tensors, next_index
             self.dropped += 1
-            if time.monotonic() > until:
+            now = time.monotonic()
+            until = min(until, now + self._freshness.timeout)
+            if now > until:
                 raise DeadlineError(
                     f"no batch was fresh enough within {self._freshness.timeout:g} s, and "
                     f"{self.dropped:,} were dropped; allow more with max_staleness_frames, or "
                     "lower in_flight"
                 )
+
+    def _patiently(self, attempt: Callable[[], T]) -> T:
+        """Attempts it for as long as it takes, and says once what is waited for."""
+        told = False
+        while True:
+            try:
+                return attempt()
+            except (DeadlineError, ServerUnavailableError) as error:
+                if not self._endless:
+                    raise
+                if not told:
+                    logger.warning("still waiting for a batch: %s", error)
+                told = True

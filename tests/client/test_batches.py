@@ -5,6 +5,9 @@ from __future__ import annotations
 import pickle
 import time
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from replayring.batches import BatchDataset
+import replayring
+from replayring.batches import BatchDataset, BatchIterator
 from replayring_proto.errors import InvalidRequestError
 from tests.client.scripted_streams import ScriptedBuffer, ScriptedStream
 from tests.client.torch_buffers import (
@@ -22,6 +26,7 @@ from tests.client.torch_buffers import (
     make_naive,
     rollout,
 )
+from tests.support import ServerProcess, eventually
 
 pytest_plugins = ["tests.client.torch_fixtures"]
 pytestmark = pytest.mark.usefixtures("no_threads_stay")
@@ -160,6 +165,61 @@ def test_time_runs_out(make_real: MakeBuffer, min_frames: int) -> None:
         with pytest.raises(TimeoutError, match="min_frames"):
             next(iter(batches))
         assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_without_a_timeout_it_waits_for_as_long_as_it_takes_and_says_once_what_for(
+    make_real: MakeBuffer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    device: str | None,
+) -> None:
+    """A learner may well be started before its actors."""
+    monkeypatch.setattr(replayring.batches, "_TELL_SECONDS", 0.05)
+    buffer = make_real()
+    attempts: list[object] = []
+    real = BatchIterator._patiently
+
+    def patiently(self: BatchIterator, attempt: Callable[[], Any]) -> Any:
+        return real(self, lambda: attempts.append(attempt) or attempt())
+
+    monkeypatch.setattr(BatchIterator, "_patiently", patiently)
+    with (
+        BatchDataset(buffer, 8, min_frames=10, device=device, max_staleness_frames=100) as batches,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        batch = threads.submit(next, iter(batches))
+        eventually(lambda: len(attempts) > 5, "it tries again and again")
+        assert not batch.done()
+        buffer.add_data(rollout(10))
+        assert len(batch.result(60)["index"]) == 8
+    (told,) = (one for one in caplog.messages if one.startswith("still waiting for a batch"))
+    assert "holds 0 frames" in told
+    assert "waits for 10 (min_frames)" in told
+
+
+def test_without_a_timeout_it_outlives_any_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(replayring.batches, "_TELL_SECONDS", 0.1)
+    with ServerProcess(tmp_path / "data") as server:
+        client = replayring.connect(server.address, timeout=0.5, same_host=False)
+        buffer = client.create_buffer("b", {"x": {"shape": (), "dtype": "int64"}}, capacity=10)
+        buffer.add_episode({"x": np.arange(3)})
+        batches = BatchDataset(buffer, 4, in_flight=1)
+        iterator = iter(batches)
+        next(iterator)
+        server.kill()
+
+        def waits() -> bool:
+            return any("still waiting for a batch" in one for one in caplog.messages)
+
+        with ThreadPoolExecutor(1) as threads:
+            more = threads.submit(lambda: [next(iterator) for _ in range(10)])
+            eventually(waits, "it says so")
+            with ServerProcess(server.data_dir, listen=server.address):
+                assert len(more.result(60)) == 10
+                client.close()
 
 
 def test_frames_that_arrive_are_sampled(make_buffer: MakeBuffer) -> None:
