@@ -91,6 +91,11 @@ def credentials_for(
         InvalidRequestError: the token is none, or would cross a network in the clear.
         StorageError: a file cannot be read or used.
     """
+    if not isinstance(tls, (bool, TLS)):
+        raise InvalidRequestError(
+            f"tls is {tls!r:.60}; give True, or replayring.TLS(ca='ca.pem') for an authority of "
+            "your own"
+        )
     if token is not None and token_file is not None:
         raise InvalidRequestError("received both token and token_file; give one of them")
     if token is None and token_file is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points, version
@@ -40,5 +41,10 @@ def run(commands: Mapping[str, str], arguments: Sequence[str]) -> int:
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)
     parsed = parser.parse_args(arguments)
-    exit_code: int = parsed.run(parsed)
+    try:
+        exit_code: int = parsed.run(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where what is left goes at exit
+        return 1
     return exit_code

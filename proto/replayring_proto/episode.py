@@ -143,18 +143,24 @@ def _fit(column: Column, value: Any) -> Array:
     if array.shape[1:] != column.shape or array.ndim == 0:
         raise InvalidEpisodeError(
             f"column {column.name!r} has shape {array.shape}; it must be "
-            f"({', '.join(['frames', *map(str, column.shape)])})"
+            f"({', '.join(['frames', *map(str, column.shape or ('',))]).rstrip()})"
         )
     if array.dtype == column.dtype:
         return array
     if not np.can_cast(array.dtype, column.dtype, "same_kind"):
         raise InvalidEpisodeError(
             f"column {column.name!r} has dtype {array.dtype}, which does not cast to "
-            f"{column.dtype} without changing kind; convert it with .astype({column.dtype.name!r})"
+            f"{column.dtype} without changing kind; convert it to {column.dtype.name} yourself"
         )
     _check_range(column, array)
-    with np.errstate(over="ignore"):  # a float too large becomes infinite, as numpy has it
-        return array.astype(column.dtype)
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(column.dtype)
+    except FloatingPointError:
+        raise InvalidEpisodeError(
+            f"column {column.name!r} holds finite values that {column.dtype}, which ends at "
+            f"{np.finfo(column.dtype).max:.6g}, would make infinite"
+        ) from None
 
 
 def _check_range(column: Column, array: Array) -> None:

@@ -46,6 +46,7 @@ CURSOR = "cursor"
 EPISODES = "episodes"
 WRITERS = "writers"
 COLUMNS = "columns"
+MANIFEST = "manifest.json"  # of a snapshot, which is no data directory
 SMALL = "_small"  # no column's name, as it begins with "_"
 
 SMALL_BYTES = 256

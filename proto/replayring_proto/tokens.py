@@ -27,6 +27,8 @@ def check_token(token: str, what: str) -> str:
         InvalidRequestError: it cannot; the message says why and does not show it.
     """
     remedy = "make one with `openssl rand -hex 32`"
+    if not isinstance(token, str):
+        raise InvalidRequestError(f"{what}: the token is {type(token).__name__}; it must be text")
     if not MIN_TOKEN_LENGTH <= len(token) <= MAX_TOKEN_LENGTH:
         raise InvalidRequestError(
             f"{what}: the token has {len(token):,} characters; it must have from "

@@ -93,6 +93,15 @@ def test_of_a_buffer(use: Callable[[Buffer], Any], text: str, buffer: Buffer) ->
         (lambda c: replayring.connect("http://127.0.0.1:1"), "it must be 'HOST:PORT'"),
         (lambda c: replayring.connect(":50051"), "it must be 'HOST:PORT'"),
         (lambda c: replayring.connect(b"h:1"), "it must be 'HOST:PORT'"),
+        (
+            lambda c: replayring.connect(c.address, tls="ca.pem"),
+            r"tls is 'ca.pem'; give .*TLS\(ca=",
+        ),
+        (lambda c: replayring.connect(c.address, tls={"ca": "a"}), "tls is {'ca': 'a'}; give True"),
+        (
+            lambda c: replayring.connect(c.address, token=b"a" * 40),
+            "token is bytes; it must be text",
+        ),
     ],
 )
 def test_of_a_client(use: Callable[[Client], Any], text: str, client: Client) -> None:

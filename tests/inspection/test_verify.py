@@ -15,10 +15,16 @@ import numpy as np
 import pytest
 
 from replayring_proto import layout
-from replayring_proto.errors import DirectoryLockedError, NotFoundError
+from replayring_proto.errors import (
+    DirectoryLockedError,
+    InvalidRequestError,
+    NotFoundError,
+    StorageError,
+)
 from replayring_server.engine import Origin, Store
 from replayring_server.engine.lock import DirectoryLock
 from replayring_server.inspection import Report, describe, frames, reading, verify
+from replayring_server.snapshots import snapshot
 from tests.engine.folders import fingerprint
 from tests.inspection.damages import (
     DAMAGES,
@@ -298,6 +304,25 @@ def test_what_is_no_data_directory_is_said_to_be_none(
 ) -> None:
     with pytest.raises(NotFoundError, match=message):
         verify(data_dir / below)
+
+
+def test_a_snapshot_is_said_to_be_one_and_neither_checked_nor_served_nor_overwritten(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "to"
+    snapshot(data_dir, str(to))
+    before = fingerprint(to, without=("lock",))
+    for look in (verify, describe):
+        with pytest.raises(NotFoundError, match=r"is a snapshot: `replayring restore"):
+            look(to)
+    with pytest.raises(StorageError, match=r"is a snapshot: `replayring restore"):
+        Store(to)
+    assert fingerprint(to, without=("lock",)) == before
+    before = fingerprint(data_dir)
+    shutil.copytree(data_dir, tmp_path / "other")
+    with pytest.raises(InvalidRequestError, match="is a server's data directory"):
+        snapshot(tmp_path / "other", str(data_dir))
+    assert fingerprint(data_dir) == before
 
 
 def test_json_says_the_same(data_dir: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from types import ModuleType
 from typing import Any
@@ -52,3 +53,21 @@ def test_a_mistake_is_answered_with_usage(
         run(commands, arguments)
     assert exit_.value.code == 2
     assert "usage: replayring" in capsys.readouterr().err
+
+
+def test_whoever_reads_it_may_stop_reading() -> None:
+    code = (
+        "import sys, types; from replayring_proto.cli import run;"
+        "m = sys.modules['many'] = types.ModuleType('many'); m.HELP = ''; m.add_arguments = id;"
+        "m.run = lambda arguments: print('line ' * 100_000) or 0;"
+        "sys.exit(run({'many': 'many'}, ['many']))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.read(4) == "line"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 1

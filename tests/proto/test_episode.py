@@ -155,7 +155,7 @@ def test_values_are_cast_where_numpy_calls_it_same_kind(key: str, dtype: str) ->
 )
 def test_values_of_another_kind_are_refused(key: str, dtype: str) -> None:
     values = np.zeros(episode(timestamp=np.zeros(3), frame_index=np.zeros(3))[key].shape)
-    with pytest.raises(InvalidEpisodeError, match="convert it with"):
+    with pytest.raises(InvalidEpisodeError, match="convert it to"):
         check_episode(SPEC, episode(**{key: values.astype(dtype)}))
 
 
@@ -181,9 +181,12 @@ def test_the_error_about_a_range_names_it() -> None:
         check_episode(SPEC, episode(image=image))
 
 
-def test_a_float_too_large_becomes_infinite_without_a_warning() -> None:
-    state = check_episode(SPEC, episode(state=np.full((3, 2), 1e300)))["state"]
-    assert np.isinf(state).all()
+def test_a_float_that_would_become_infinite_is_refused_and_one_that_is_so_is_kept() -> None:
+    with pytest.raises(InvalidEpisodeError, match=r"finite values .* ends at 3.40282e\+38"):
+        check_episode(SPEC, episode(state=np.full((3, 2), -1e300)))
+    state = np.array([[np.inf, -np.inf], [np.nan, 3e38], [1e-300, 0.0]])
+    expected = np.array([[np.inf, -np.inf], [np.nan, 3e38], [0, 0]], np.float32)
+    np.testing.assert_array_equal(check_episode(SPEC, episode(state=state))["state"], expected)
 
 
 # Timestamps

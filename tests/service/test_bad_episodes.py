@@ -39,10 +39,10 @@ CASES = {
         {"position": np.zeros((4, 1), np.float32)}, ("'position'", "(4, 1)", "(frames, 2)")
     ),
     "an axis too few": Case({"position": np.zeros(4, np.float32)}, ("(4,)", "(frames, 2)")),
-    "an axis too many": Case({"pixel": np.zeros((4, 1), np.uint8)}, ("(4, 1)", "(frames)")),
+    "an axis too many": Case({"pixel": np.zeros((4, 1), np.uint8)}, ("(4, 1)", "(frames,)")),
     "a scalar": Case({"pixel": np.zeros((), np.uint8)}, ("'pixel' has shape ()",)),
     "300.7 into uint8": Case(
-        {"pixel": np.full(4, 300.7)}, ("float64", "uint8", ".astype('uint8')")
+        {"pixel": np.full(4, 300.7)}, ("float64", "uint8", "convert it to uint8")
     ),
     "300 into uint8": Case({"pixel": np.full(4, 300, np.uint16)}, ("300", "uint8 takes 0 to 255")),
     "-1 into uint8": Case({"pixel": np.full(4, -1, np.int64)}, ("int64", "uint8")),
@@ -52,7 +52,7 @@ CASES = {
     "NaN timestamps": Case(times(0, NAN, 1, 2), ("finite",)),
     "infinite timestamps": Case(times(0, 1, 2, INF), ("finite",)),
     "decreasing timestamps": Case(times(0, 2, 1, 3), ("decrease", "2.0 then 1.0 at frame 2")),
-    "timestamps of another shape": Case({"timestamp": np.zeros((4, 1))}, ("(4, 1)", "(frames)")),
+    "timestamps of another shape": Case({"timestamp": np.zeros((4, 1))}, ("(4, 1)", "(frames,)")),
     "fractional frame_index": Case({"frame_index": np.arange(4.0)}, ("float64", "int64")),
     "0 frames": Case({}, ("0 frames", f"1 to {CAPACITY}", "split"), frames=0),
     "more than the capacity": Case(

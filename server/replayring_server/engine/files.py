@@ -68,6 +68,8 @@ def remove_tree(path: Path) -> None:
             path.unlink()
         else:
             shutil.rmtree(path)
+    except FileNotFoundError:
+        pass  # nothing is what is wanted
     except OSError as error:
         logger.warning("cannot remove %s, which takes space for nothing: %s", path, error)
 

@@ -24,6 +24,7 @@ from replayring_proto.spec import BufferSpec, check_name, is_name
 from replayring_server.engine import file_systems, files
 from replayring_server.engine.buffer import NOTHING, Buffer, Content
 from replayring_server.engine.lock import DirectoryLock
+from replayring_server.engine.parameters import FOLDER as PARAMETERS
 from replayring_server.engine.parameters import Parameters
 from replayring_server.engine.syncer import Syncer
 
@@ -76,6 +77,11 @@ class Store:
         self._damaged: dict[str, str] = {}  # what is wrong, by name; an error would hold its frame
         with contextlib.ExitStack() as undo:
             self.lock = undo.enter_context(DirectoryLock(self.data_dir))
+            if is_snapshot(self.data_dir):
+                raise StorageError(
+                    f"{self.data_dir} is a snapshot: `replayring restore {self.data_dir} DATA_DIR` "
+                    "makes buffers of it in another directory, to be served"
+                )
             self._concern = file_systems.concern(self.data_dir)
             if self._concern:
                 logger.warning("%s", self._concern)
@@ -269,6 +275,16 @@ def buffer_folders(data_dir: Path) -> list[Path]:
     That is what has a valid name and any of a buffer's files, or cannot be looked into.
     """
     return sorted(path for path in data_dir.iterdir() if is_name(path.name) and _is_buffer(path))
+
+
+def is_data_dir(folder: Path) -> bool:
+    """Returns whether a server has served a folder."""
+    return os.path.lexists(folder / PARAMETERS) or bool(buffer_folders(folder))
+
+
+def is_snapshot(folder: Path) -> bool:
+    """Returns whether a folder is a snapshot, and no data directory."""
+    return os.path.lexists(folder / layout.MANIFEST) and not is_data_dir(folder)
 
 
 def leftovers(data_dir: Path) -> list[Path]:

@@ -56,6 +56,11 @@ def check_data_dir(folder: Path) -> None:
         raise NotFoundError(
             f"{folder} is one buffer; name the data directory, which is {folder.parent}"
         )
+    if store.is_snapshot(folder):
+        raise NotFoundError(
+            f"{folder} is a snapshot: `replayring restore {folder} DATA_DIR` makes buffers of it, "
+            "and compares every byte with its hash"
+        )
     if not os.path.lexists(folder / LOCK) and not store.buffer_folders(folder):
         raise NotFoundError(
             f"{folder} is no data directory of a server: there is neither a lock nor a buffer"

@@ -17,7 +17,6 @@ from replayring_proto.errors import StorageError
 from replayring_proto.spec import BufferSpec, is_name
 from replayring_server.snapshots.parts import Part, checksum_of
 
-NAME = "manifest.json"
 FORMAT_VERSION = 1
 
 BUFFERS = "buffers"

@@ -25,6 +25,7 @@ from replayring_proto.errors import (
 from replayring_proto.pack import aligned_empty
 from replayring_server.engine import files
 from replayring_server.engine.lock import DirectoryLock, holder_of
+from replayring_server.engine.store import is_data_dir
 from replayring_server.extras import needs_extra
 
 Bytes = npt.NDArray[np.uint8]
@@ -68,7 +69,8 @@ def place_to_write(where: str, outside: Path) -> Iterator[Place]:
 
     Raises:
         DirectoryLockedError: another snapshot is being written there.
-        InvalidRequestError: it lies in `outside`, or is a URL of no kind that can be used.
+        InvalidRequestError: it lies in `outside`, is a server's data directory, or a URL of no kind
+            that can be used.
         StorageError: it cannot be used.
     """
     folder = _folder_of(where)
@@ -82,6 +84,10 @@ def place_to_write(where: str, outside: Path) -> Iterator[Place]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot write to {folder}: {error.strerror}") from None
+    if is_data_dir(folder):
+        raise InvalidRequestError(
+            f"{folder} is a server's data directory; use a folder of the snapshot's own"
+        )
     try:
         lock = DirectoryLock(folder)
     except DirectoryLockedError:

@@ -13,6 +13,7 @@ from replayring_proto.errors import (
     ReplayRingError,
     StorageError,
 )
+from replayring_proto.layout import MANIFEST
 from replayring_server.engine import parameter_files, parameters, store
 from replayring_server.inspection.directory import check_data_dir
 from replayring_server.snapshots import manifest as manifests
@@ -235,7 +236,7 @@ class _Taking:
     def _write(self, **changes: Any) -> None:
         changed = replace(self._manifest, **changes)
         if changed != self._manifest or not self._written:
-            self._place.write(manifests.NAME, changed.encode())
+            self._place.write(MANIFEST, changed.encode())
             self._manifest, self._written = changed, True
 
     def _prune(self) -> None:
@@ -262,6 +263,6 @@ def read_manifest(place: Place) -> Manifest | None:
     Raises:
         StorageError: it is damaged.
     """
-    content = place.read(manifests.NAME)
-    where = f"{place}/{manifests.NAME}"
+    content = place.read(MANIFEST)
+    where = f"{place}/{MANIFEST}"
     return None if content is None else Manifest.decode(content.tobytes(), where)
