@@ -166,6 +166,30 @@ def test_a_retry_is_recognised_long_after_its_frames_are_gone(
         assert buffer.info().next_episode_index == 11
 
 
+def test_a_server_that_has_no_call_left_is_waited_for(tmp_path: Path) -> None:
+    with (
+        ServerProcess(tmp_path / "data", "--limit", "max_calls=3") as server,
+        replayring.connect(server.address, same_host=False) as client,
+        replayring.connect(server.address, same_host=False) as others,
+    ):
+        buffer = client.create_buffer("b", SPEC, 1000)
+        buffer.add_episode(EPISODE)
+        busy = [others.buffer("b").sample_stream(4) for _ in range(3)]
+        for stream in busy:
+            next(stream)
+        writer = buffer.writer()
+        writer.add_episode(EPISODE)
+        with buffer.sample_stream(4) as stream:
+            with pytest.raises(replayring.ServerUnavailableError, match="in flight: received"):
+                client.buffers(timeout=0.5)
+            assert writer.pending == [1]
+            for one in busy:
+                one.close()
+            next(stream)
+            writer.close()
+        assert buffer.info().num_episodes == 2
+
+
 def test_a_frozen_server_is_unavailable(mortal: Mortal) -> None:
     with replayring.connect(mortal.address, timeout=30) as client:
         buffer = client.create_buffer("b", SPEC, 1000)

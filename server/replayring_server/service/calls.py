@@ -246,14 +246,14 @@ class Calls:
         """Checks that there are not too many calls, the last one included.
 
         Raises:
-            LimitExceededError: there are.
+            ServerUnavailableError: there are. Writers and streams, whose call it is, wait it out.
         """
-        check_limit(
-            len(self._calls),
-            self._limits.max_calls,
-            "calls in flight",
-            "end some, share streams, or raise max_calls",
-        )
+        calls, most = len(self._calls), self._limits.max_calls
+        if calls > most:
+            raise ServerUnavailableError(
+                f"the server is busy: calls in flight: received {calls:,}, the limit is {most:,}; "
+                "end some, share streams, or raise max_calls"
+            )
 
     @contextmanager
     def watching(self) -> Iterator[None]:
