@@ -51,6 +51,16 @@ _held: set[tuple[int, int]] = set()
 _held_guard = threading.Lock()
 
 
+def _hold_nothing() -> None:
+    """In a forked child, which has none of its parent's locks."""
+    global _held_guard
+    _held_guard = threading.Lock()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_hold_nothing)
+
+
 def owner_of(folder: Path) -> str | None:
     """Returns the identity of the writer whose spill directory this is, if it is one.
 
@@ -166,9 +176,10 @@ class Spill:
             StorageError: that cannot be written.
         """
         if sequence > self.reserved:
-            self.reserved = sequence + _RESERVED_AT_ONCE
+            reserved = sequence + _RESERVED_AT_ONCE
             with _storage_errors(f"cannot write to {self.folder}"):
-                self._write_state()
+                self._write_state(reserved)
+            self.reserved = reserved
 
     def fits(self, layout: PackLayout) -> bool:
         """Whether there is room for an episode."""
@@ -223,7 +234,7 @@ class Spill:
             unfinished.unlink(missing_ok=True)
         with _storage_errors(f"cannot use the spill directory {self.folder}"):
             if not path.exists():
-                self._write_state()
+                self._write_state(0)
                 return
             with open(_open(path, os.O_RDONLY), "rb") as file:
                 state = _parse_state(file.read(1 << 16), path)
@@ -239,12 +250,12 @@ class Spill:
         self.writer_id = check_name(state["writer_id"], "writer_id")
         self.reserved = state["reserved"]
 
-    def _write_state(self) -> None:
+    def _write_state(self, reserved: int) -> None:
         state = {
             "format": _FORMAT,
             "buffer": self._buffer,
             "writer_id": self.writer_id,
-            "reserved": self.reserved,
+            "reserved": reserved,
         }
         _write_whole(self.folder / "writer", [json.dumps(state).encode()], sync=True)
 

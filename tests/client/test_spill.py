@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ import numpy as np
 import pytest
 
 import replayring
+from replayring._spill import Spill
 from tests.client import fake_store
 from tests.client.conftest import SPEC
 from tests.client.fake_server import FakeServer, status
 from tests.client.fake_store import FakeStore
+from tests.client.forking import succeeds_in_child
 from tests.client.spilling_actor import episode
 from tests.support import PATIENCE, ServerProcess, read_line
 
@@ -101,6 +104,45 @@ class TestOneProcess:
         assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o640}
         with pytest.raises(replayring.ServerUnavailableError):
             writer.close()
+
+    def test_sequences_are_reserved_also_if_that_failed_at_first(
+        self, fake: FakeServer, impatient: replayring.Buffer, folder: Path
+    ) -> None:
+        """Or the next process would number its own episodes alike."""
+        store(fake)
+        with impatient.writer(spill_dir=folder) as writer:
+            (folder / "writer.tmp").mkdir()  # where its state is written
+            for _ in range(2):
+                with pytest.raises(replayring.StorageError, match="cannot write to"):
+                    writer.add_episode(episode(1))
+            (folder / "writer.tmp").rmdir()
+            sequence = writer.add_episode(episode(1))
+            assert json.loads((folder / "writer").read_text())["reserved"] > sequence
+            writer.flush(timeout=PATIENCE)
+
+    @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+    def test_a_forked_child_may_use_it_once_its_parent_does_not(
+        self, fake: FakeServer, impatient: replayring.Buffer, folder: Path
+    ) -> None:
+        store(fake)
+        reading, writing = os.pipe()
+
+        def work() -> None:
+            with pytest.raises(replayring.DirectoryLockedError, match="another process"):
+                Spill(folder, "fake", None, 1)
+            os.write(there, b"x")
+            os.read(reading, 1)
+            Spill(folder, "fake", None, 1).close()
+
+        told, there = os.pipe()
+        with impatient.writer(spill_dir=folder) as writer, ThreadPoolExecutor(1) as threads:
+            child = threads.submit(succeeds_in_child, work)
+            os.read(told, 1)
+            writer.close()
+            os.write(writing, b"x")
+            assert child.result(PATIENCE)
+        for end in (reading, writing, told, there):
+            os.close(end)
 
     def test_full_it_waits_and_loses_nothing(
         self,
