@@ -19,9 +19,27 @@ from replayring_proto.errors import ClosedError, ReplayRingError, ServerUnavaila
 _LOGGER = logging.getLogger(__name__)
 
 _JOIN_SECONDS = 5.0
-
+_LOOK_SECONDS = 1.0
 
 FOREIGN = "this {} belongs to the process that forked this one; make another here"
+
+
+class _Condition(threading.Condition):
+    """A condition for threads that run others' code between any two steps.
+
+    Ctrl-C leaves `wait` with the lock held: the base lets go of it one step before its `try`, and
+    an interrupt between the two would end as "cannot release un-acquired lock". And what the
+    garbage collector closes, in the thread that is about to wait for that, is seen soon: `wait`
+    returns after a second at the latest, which `wait_for` takes as it comes.
+    """
+
+    def wait(self, timeout: float | None = None) -> bool:
+        try:
+            return super().wait(_LOOK_SECONDS if timeout is None else min(timeout, _LOOK_SECONDS))
+        except BaseException:
+            if not self._is_owned():  # type: ignore[attr-defined]
+                self.acquire()
+            raise
 
 
 class Guard:
@@ -34,7 +52,7 @@ class Guard:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)
+        self.changed = _Condition(self.lock)
 
 
 class Background(ABC):

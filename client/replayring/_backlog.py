@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TypeAlias
 
 from replayring._outage import Outage
@@ -56,6 +56,11 @@ class Backlog:
     def episodes(self) -> list[Held]:
         """Returns all of them, in order."""
         return list(self._episodes)
+
+    def after(self, sequence: int) -> list[Held]:
+        """Returns those after a sequence, in order; at the cost of these alone."""
+        newest_first = takewhile(lambda one: one.sequence > sequence, reversed(self._episodes))
+        return list(newest_first)[::-1]
 
     def first(self, count: int = 1) -> list[int]:
         """Returns the sequences of the first `count`, or of as many as there are."""

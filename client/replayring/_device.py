@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from replayring._background import FOREIGN
+from replayring._background import FOREIGN, Guard
 from replayring._blocks import Arrays, block_bytes, fill, layout_of, tensors_in
 from replayring_proto.errors import (
     ClosedError,
@@ -182,7 +182,9 @@ class Staging:
         self._depth = depth
         self._timeout = min(timeout, threading.TIMEOUT_MAX)
         self._process = os.getpid()
-        self._changed = threading.Condition(threading.Lock())
+        # To close it may be the garbage collector's deed, in the thread that has the lock.
+        guard = Guard()
+        self._lock, self._changed = guard.lock, guard.changed
         self._ready: deque[_Staged | Exception] = deque()
         self._trouble: Exception | None = None
         self._closed = False
@@ -201,7 +203,7 @@ class Staging:
         """
         if os.getpid() != self._process:
             raise ClosedError(FOREIGN.format("iteration"))
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: self._ready or self._closed, self._timeout)
             # The source has waited at least as long and knows, or will soon know, what for.
             self._changed.wait_for(lambda: self._ready or self._closed or self._trouble)
@@ -219,7 +221,7 @@ class Staging:
         """Ends the thread; who waits gets `ClosedError`. Callable from any thread, and again."""
         if os.getpid() != self._process:
             return
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._ready.clear()
             self._changed.notify_all()
@@ -232,7 +234,7 @@ class Staging:
             while self._await_room():
                 self._bring_one()
         finally:  # after a defect too, so that nobody waits for a thread that is gone
-            with self._changed:
+            with self._lock:
                 self._closed = True
                 self._changed.notify_all()
 
@@ -245,14 +247,14 @@ class Staging:
             trouble = error
         except Exception as error:
             outcome = error
-        with self._changed:
+        with self._lock:
             self._trouble = trouble
             if outcome is not None and not self._closed:
                 self._ready.append(outcome)
             self._changed.notify_all()
 
     def _await_room(self) -> bool:
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: self._closed or len(self._ready) < self._depth)
             return not self._closed
 

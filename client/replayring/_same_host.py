@@ -227,7 +227,8 @@ class FileStream(SampleStream):
         self._closed = False
         self._waits: set[SampleStream] = set()
         self._sampler: UniformSampler | None = None
-        self._lock = threading.Lock()
+        # To close it may be the garbage collector's deed, in a thread that has the lock.
+        self._lock = threading.RLock()
         self._next_index: int | None = None
         self._process = os.getpid()
 
@@ -246,6 +247,8 @@ class FileStream(SampleStream):
         return self._next_index
 
     def close(self) -> None:
+        if os.getpid() != self._process:
+            return
         with self._lock:
             self._closed = True
             waits = list(self._waits)

@@ -81,12 +81,15 @@ class Sender(Background):
         self._errors: deque[ReplayRingError] = deque()
         self._unreadable: tuple[int, DamagedError] | None = None
         self._outbox: queue.SimpleQueue[Held | None] | None = None
+        self._told = 0  # the last sequence that was put there
         if self._backlog:
             self.start()
 
     @property
     def pending(self) -> list[int]:
         """Sequences that are not acknowledged, in order."""
+        if self.foreign:  # nobody changes it here, or lets go of the lock
+            return self._backlog.sequences()
         with self._lock:
             return self._backlog.sequences()
 
@@ -105,13 +108,16 @@ class Sender(Background):
                 episode is not queued.
         """
         self.check()
+        return self.put_regardless(arrays)
+
+    def put_regardless(self, arrays: Arrays) -> int:
+        """As `put`, whatever an earlier episode was refused for."""
         episode = Outgoing.of(0, arrays)
         self._wait(lambda: self._backlog.has_room(episode))
         with self._lock:
             self._check_not_ended()
             held = self._backlog.add(episode.numbered(self._backlog.sequence + 1))
-            if self._outbox is not None:
-                self._outbox.put(held)
+            self._tell()
             self._changed.notify_all()
         self.start()
         return held.sequence
@@ -242,9 +248,8 @@ class Sender(Background):
     def _converse(self, stub: Stub) -> None:
         outbox: queue.SimpleQueue[Held | None] = queue.SimpleQueue()
         with self._lock:
-            for episode in self._backlog.episodes():
-                outbox.put(episode)
-            self._outbox = outbox
+            self._outbox, self._told = outbox, 0
+            self._tell()
         requests = messages(self._buffer, self.writer_id, self._loaded(_until_idle(outbox)))
         try:
             with stub.converse(METHOD, requests, LASTING_SECONDS) as call:
@@ -256,6 +261,17 @@ class Sender(Background):
         unreadable, self._unreadable = self._unreadable, None
         if unreadable and self._backlog.first() == [unreadable[0]]:
             raise unreadable[1]
+
+    def _tell(self) -> None:
+        """Tells the call of what it does not know yet. `_lock` is held.
+
+        Ctrl-C may come between any two steps: what it kept from being told is told the next time,
+        and what was told twice is sent once.
+        """
+        if self._outbox is not None:
+            for episode in self._backlog.after(self._told):
+                self._outbox.put(episode)
+                self._told = episode.sequence
 
     def _loaded(self, groups: Iterable[list[Held]]) -> Iterator[list[Outgoing]]:
         """Yields episodes in memory, up to one whose file cannot be read."""
@@ -312,6 +328,7 @@ def _in_memory(episode: Held) -> Outgoing:
 
 def _until_idle(outbox: queue.SimpleQueue[Held | None]) -> Iterator[list[Held]]:
     """Yields what was put, as much as is there, until None was put or nothing comes for a while."""
+    last = 0
     while True:
         try:
             episode = outbox.get(timeout=_IDLE_SECONDS)
@@ -320,8 +337,10 @@ def _until_idle(outbox: queue.SimpleQueue[Held | None]) -> Iterator[list[Held]]:
         group: list[Held] = []
         nbytes = 0
         while episode is not None:
-            group.append(episode)
-            nbytes += episode.nbytes
+            if episode.sequence > last:
+                group.append(episode)
+                nbytes += episode.nbytes
+                last = episode.sequence
             if nbytes >= GROUP_BYTES or outbox.empty():
                 break
             episode = outbox.get()

@@ -17,6 +17,7 @@ import time
 import numpy as np
 
 import replayring
+from replayring.batches import BatchDataset
 
 EPISODE = {"state": np.zeros((5, 2)), "reward": np.zeros(5)}
 SPEC = {"state": {"shape": (2,), "dtype": "float32"}, "reward": {"shape": (), "dtype": "float32"}}
@@ -38,6 +39,10 @@ def use(buffer: replayring.Buffer, kind: int) -> None:
         with buffer.writer(max_in_flight_bytes=1000) as writer:
             while True:
                 writer.add_episode(EPISODE)
+    if kind == 3:
+        with BatchDataset(buffer, 8, device="cpu") as batches:
+            for _ in batches:
+                pass
     buffer.sample(8, min_frames=1000)  # which never come
 
 
@@ -46,7 +51,7 @@ def main(address: str, times: int) -> int:
     rng = random.Random(1)
     interrupts = 0
     with replayring.connect(address, timeout=60) as client:
-        for number, kind in zip(range(times), itertools.cycle(range(4)), strict=False):
+        for number, kind in zip(range(times), itertools.cycle(range(5)), strict=False):
             buffer = client.create_buffer(f"interrupt-{os.getpid()}-{number % 7}", SPEC, 1000)
             buffer.add_episode(EPISODE)
             timer = threading.Timer(rng.uniform(0, 0.05), os.kill, (os.getpid(), signal.SIGINT))

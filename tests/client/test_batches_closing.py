@@ -71,7 +71,7 @@ def test_the_last_batch_closes_the_stream() -> None:
 
 def test_errors_pass_and_the_stream_goes_on() -> None:
     stream = ScriptedStream(one(1), DeadlineError("none came"), one(2))
-    iterator = iter(BatchDataset(ScriptedBuffer(stream), 1, num_batches=2))
+    iterator = iter(BatchDataset(ScriptedBuffer(stream), 1, num_batches=2, timeout=30))
     assert int(next(iterator)["x"]) == 1
     with pytest.raises(TimeoutError, match="none came"):
         next(iterator)

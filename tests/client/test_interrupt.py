@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from replayring._background import Guard
 from replayring._signals import Workers
 from tests.support import eventually
 
@@ -29,6 +30,24 @@ def test_a_program_interrupted_again_and_again(core_server: str) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert int(ran.stdout) > 50
+
+
+def test_an_interrupt_leaves_a_wait_with_the_lock_held_whenever_it_comes() -> None:
+    guard = Guard()
+    let_go = guard.changed._release_save
+
+    def interrupted() -> None:
+        let_go()
+        raise KeyboardInterrupt
+
+    guard.changed._release_save = interrupted
+    with pytest.raises(KeyboardInterrupt), guard.lock:
+        guard.changed.wait(60)
+    guard.changed._release_save = let_go
+    free = threading.Thread(target=guard.lock.acquire)
+    free.start()
+    free.join(60)
+    assert not free.is_alive()
 
 
 class TestWorkers:

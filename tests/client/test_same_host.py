@@ -21,6 +21,7 @@ import pytest
 import replayring
 from replayring_proto import layout
 from tests.client.conftest import CAPACITY, SPEC
+from tests.client.forking import held_elsewhere, succeeds_in_child
 from tests.support import ServerProcess, eventually
 
 Connect = Callable[..., replayring.Client]
@@ -207,6 +208,21 @@ def test_files_that_may_not_be_read_are_read_over_the_wire(
             return found.info().same_host, found.get([3])["reward"].tolist()
 
     assert in_fork(ask) == (False, [3])
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_stream_can_be_closed_in_a_fork_and_by_the_garbage_collector(
+    buffer: replayring.Buffer,
+) -> None:
+    """Whoever has its lock: a thread of the parent, or this one itself."""
+    stream: Any = buffer.sample_stream(4)
+    with held_elsewhere(stream._lock):
+        assert succeeds_in_child(stream.close)
+    next(stream)
+    with stream._lock:
+        stream.close()
+    with pytest.raises(replayring.ClosedError):
+        next(stream)
 
 
 def test_a_deleted_buffer_is_gone_at_once(

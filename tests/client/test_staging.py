@@ -126,6 +126,26 @@ def test_batches_come_in_order_and_whole(staging: Any, link: Any) -> None:
         assert next_index == number + 1
 
 
+def test_the_garbage_collector_may_close_it_in_its_own_thread(staging: Any) -> None:
+    """An iterator in a cycle is let go wherever the collector runs, with whatever lock held."""
+
+    class Closing(deque[Any]):
+        def __len__(self) -> int:  # asked with the lock held
+            if threading.current_thread() is stage._thread:
+                stage.close()
+            return super().__len__()
+
+    source = Source(batch(0))
+    stage = staging(source, CpuLink(), depth=1)
+    eventually(lambda: len(stage._ready) == 1, "a batch")
+    with stage._lock:
+        stage._ready = Closing(stage._ready)
+    stage.take()
+    eventually(lambda: not stage._thread.is_alive(), "the thread's end")
+    with pytest.raises(ClosedError):
+        stage.take()
+
+
 def test_memory_is_used_again_only_when_its_copy_has_ended(staging: Any) -> None:
     """Here nobody waits for a copy but who must: the stage before it fills the memory again."""
     link = LateLink()

@@ -16,6 +16,7 @@ from replayring import _sender, _steps
 from tests.client import fake_store
 from tests.client.fake_server import FakeServer, silence
 from tests.client.fake_store import FakeStore
+from tests.client.forking import held_elsewhere, succeeds_in_child
 from tests.client.writing import episode, step, store
 from tests.support import eventually
 
@@ -311,6 +312,41 @@ class TestLife:
         ):
             writer.add_episode(episode(value=2))
 
+    def test_what_is_pending_can_be_asked_in_a_fork_whatever_the_parent_does(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        stored = store(fake)
+        stored.proceed.clear()
+        with fake_buffer.writer() as writer:
+            writer.add_episode(episode())
+            with held_elsewhere(writer._sender._lock):
+                assert succeeds_in_child(lambda: eventually(lambda: writer.pending == [1], "it"))
+            stored.proceed.set()
+
+    def test_an_interrupt_between_queueing_and_sending_costs_nothing(
+        self,
+        fake: FakeServer,
+        fake_buffer: replayring.Buffer,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        stored = store(fake)
+        with fake_buffer.writer() as writer:
+            writer.add_episode(episode(value=1))
+            writer.flush()
+            with monkeypatch.context() as interrupted:
+                interrupted.setattr(_sender.Sender, "_tell", _interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    writer.add_episode(episode(value=2))
+            for value in (3, 4):
+                writer.add_episode(episode(value=value))
+            writer.flush()
+            with monkeypatch.context() as interrupted:
+                interrupted.setattr(_sender.Sender, "_tell", _interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    writer.add_episode(episode(value=5))
+            writer.flush()
+        assert [kept.arrays["reward"][0] for kept in stored.stored] == [1, 2, 3, 4, 5]
+
     def test_a_forked_copy_cannot_be_used(self, buffer: replayring.Buffer) -> None:
         with buffer.writer() as writer:
             writer.add_episode(episode())
@@ -327,3 +363,7 @@ class TestLife:
             assert os.waitpid(pid, 0)[1] == 0
             writer.add_episode(episode())
         assert buffer.info().num_episodes == 2
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
