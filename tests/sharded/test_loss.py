@@ -18,6 +18,7 @@ import pytest
 
 import replayring
 from replayring import shard_of
+from replayring.sharded._moving import _Movable
 from replayring.sharded._names import ranking
 from tests.sharded.conftest import SPEC, Draws, Shards, add_to, episode, in_a_stream, one_by_one
 from tests.support import eventually
@@ -170,6 +171,45 @@ def test_a_writer_that_moves_tells_of_it_and_goes_on_numbering(
         assert "goes on as" in caplog.text
         shards.revive(first)
         eventually(lambda: buffer.info().num_frames == 25, "all are there, once")
+
+
+def test_episodes_that_are_put_while_a_writer_moves_have_the_next_sequences(
+    shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put: list[int] = []
+    with connect(shards, timeout=20) as client:
+        buffer = client.create_buffer("b", SPEC, 10_000)
+        with buffer.writer(on_outage="move", move_after_s=0.2) as writer:
+            first = home_after_one(writer)
+            end = _Movable.end
+
+            def put_then_end(sender: _Movable) -> None:
+                while sender.writer_id == identity and len(put) < 3:
+                    put.append(writer.add_episode(episode(5, 3 + len(put))))
+                end(sender)
+
+            identity = writer.writer_id
+            monkeypatch.setattr(_Movable, "end", put_then_end)
+            shards.kill(first)
+            assert writer.add_episode(episode(5, 2)) == 2
+            eventually(lambda: writer.acknowledged == 5, "it has moved")
+            assert put == [3, 4, 5]
+            assert writer.add_episode(episode(5, 6)) == 6
+            writer.flush()
+            last = writer.last_acknowledgement
+            assert last is not None
+            assert (shard_of(last.index), last.sequence) == (1 - first, 6)
+        stored = buffer.read_columns(["number"])["number"]
+        assert stored.tolist() == [n for n in (2, 3, 4, 5, 6) for _ in range(5)]
+
+
+def home_after_one(writer: replayring.Writer) -> int:
+    """Returns the shard that a writer writes to, once that has acknowledged a first episode."""
+    writer.add_episode(episode(5, 1))
+    writer.flush()
+    last = writer.last_acknowledgement
+    assert last is not None
+    return int(shard_of(last.index))
 
 
 def test_a_writer_that_waits_has_its_episodes_stored_once(shards: Shards) -> None:

@@ -28,7 +28,8 @@ T = TypeVar("T")
 class MovingSender:
     """Sends episodes by one `Sender` after another. Thread-safe; closed by its writer.
 
-    Sequences are those of the episodes over all shards, counted from 1.
+    Episodes keep their sequences when they move: each sender goes on numbering where the one before
+    it ended.
     """
 
     def __init__(
@@ -52,8 +53,6 @@ class MovingSender:
         self._move_after_s = move_after_s
         self._turn = threading.RLock()
         self._before = 0  # acknowledged by the shards before
-        self._moved: list[int] = []  # sequences of what was sent anew, by the present sender's
-        self._given = 0  # the last sequence before the present sender's own
         self._last: Acknowledgement | None = None
         self._sender = self._begin()
 
@@ -71,8 +70,7 @@ class MovingSender:
     @property
     def pending(self) -> list[int]:
         """Sequences that are not acknowledged, in order."""
-        with self._turn:
-            return [self._numbered(sequence) for sequence in self._sender.pending]
+        return self._sender.pending
 
     @property
     def last(self) -> Acknowledgement | None:
@@ -91,7 +89,7 @@ class MovingSender:
 
     def put(self, arrays: Arrays) -> int:
         """Queues a copy of an episode; returns its sequence."""
-        return self._present(lambda sender: self._numbered(sender.put(arrays)))
+        return self._present(lambda sender: sender.put(arrays))
 
     def flush(self, timeout: float | None = None) -> None:
         """Waits until nothing is pending. A move begins the time anew."""
@@ -115,10 +113,6 @@ class MovingSender:
                 with self._turn:  # which a move under way holds
                     if self._sender is sender:
                         raise
-
-    def _numbered(self, sequence: int) -> int:
-        moved = len(self._moved)
-        return self._moved[sequence - 1] if sequence <= moved else self._given + sequence - moved
 
     def _begin(self) -> _Movable:
         identity = new_writer_id()
@@ -145,16 +139,14 @@ class MovingSender:
 
     def _hand_over(self, old: _Movable, new: _Movable) -> None:
         """Has `new` send what `old` has not got acknowledged, and all that comes. Holds `_turn`."""
-        pending = self.pending
         packs = old.hand_over()
-        pending = pending[len(pending) - len(packs) :]  # others were acknowledged until now
         _LOGGER.warning(
             "writer %s of %s goes on as %s of %s, where it sends %d episodes again; those that "
             "had arrived unseen will be there twice",
             *(old.writer_id, old.part.shard.name, new.writer_id, new.part.shard.name),
             len(packs),
         )
-        self._given = self._numbered(old.sequence)
+        new.sequence = old.sequence - len(packs)  # what is left are the last ones
         self._before += old.acknowledged
         self._last = old.acknowledgement or self._last
         try:
@@ -162,8 +154,8 @@ class MovingSender:
                 new.put(pack.arrays)
         except ClosedError:  # together with its client, in the middle of this
             text = "writer %s was closed while it moved: %s may be lost"
-            _LOGGER.warning(text, new.writer_id, named(pending))
-        self._moved, self._sender = pending, new  # last: whoever waits to put comes after these
+            _LOGGER.warning(text, new.writer_id, named(old.pending))
+        self._sender = new  # last: whoever waits to put comes after these
 
 
 class _Movable(Sender):
@@ -190,8 +182,12 @@ class _Movable(Sender):
 
     @property
     def sequence(self) -> int:
-        """The last sequence that was given."""
+        """The last sequence that was given; may be set before the first one is."""
         return self._backlog.sequence
+
+    @sequence.setter
+    def sequence(self, last: int) -> None:
+        self._backlog.sequence = last
 
     def stays(self) -> None:
         """Says that no other shard could take over, so that the next failure asks again."""
