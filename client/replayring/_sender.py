@@ -41,7 +41,6 @@ from replayring_proto.errors import (
     SequenceReusedError,
 )
 from replayring_proto.limits import MAX_EPISODES_PER_MESSAGE
-from replayring_proto.pack import Pack
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -155,14 +154,18 @@ class Sender(Background):
         if failure is not None:
             raise failure
 
-    def hand_over(self) -> list[Pack]:
-        """Ends, and returns what is not acknowledged, in order, for another one to send.
+    def take_over(self, other: Sender) -> None:
+        """Ends another one and goes on in its place, once started; neither has a spill.
 
-        Who waits here for room or for acknowledgements gets `ClosedError`.
+        Who waits there for room or for acknowledgements gets `ClosedError`.
         """
-        self.stop()
-        with self._lock:
-            return [episode.packed() for episode in self._backlog.episodes()]
+        Background.stop(other)  # leaves the errors that nobody was told, which are told here
+        with other._lock, self._lock:
+            for episode in other._backlog.episodes():
+                self._backlog.add(_in_memory(episode))
+            self._backlog.sequence = other._backlog.sequence
+            self.acknowledged = other.acknowledged
+            self._errors.extend(other._errors)
 
     def abandon(self, steps: int) -> None:
         """Says what becomes of a writer that nobody closed, and ends the thread when all is sent.

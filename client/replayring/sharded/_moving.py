@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from replayring._adding import Acknowledgement, new_writer_id
-from replayring._backlog import named
 from replayring._patience import passing
 from replayring._replies import Arrays
 from replayring._sender import Sender
@@ -52,8 +51,6 @@ class MovingSender:
         self._timeout = timeout
         self._move_after_s = move_after_s
         self._turn = threading.RLock()
-        self._before = 0  # acknowledged by the shards before
-        self._last: Acknowledgement | None = None
         self._sender = self._begin()
 
     @property
@@ -64,8 +61,7 @@ class MovingSender:
     @property
     def acknowledged(self) -> int:
         """Episodes acknowledged, by whichever shard."""
-        with self._turn:
-            return self._before + self._sender.acknowledged
+        return self._sender.acknowledged
 
     @property
     def pending(self) -> list[int]:
@@ -75,8 +71,7 @@ class MovingSender:
     @property
     def last(self) -> Acknowledgement | None:
         """The latest acknowledgement, or None."""
-        with self._turn:
-            return self._sender.acknowledgement or self._last
+        return self._sender.acknowledgement
 
     @property
     def foreign(self) -> bool:
@@ -134,32 +129,26 @@ class MovingSender:
             new = self._begin()
             if self._sender is not old or new.part is old.part or new.part.shard.lost:
                 old.stays()
-            else:
-                self._hand_over(old, new)
-
-    def _hand_over(self, old: _Movable, new: _Movable) -> None:
-        """Has `new` send what `old` has not got acknowledged, and all that comes. Holds `_turn`."""
-        packs = old.hand_over()
-        _LOGGER.warning(
-            "writer %s of %s goes on as %s of %s, where it sends %d episodes again; those that "
-            "had arrived unseen will be there twice",
-            *(old.writer_id, old.part.shard.name, new.writer_id, new.part.shard.name),
-            len(packs),
-        )
-        new.sequence = old.sequence - len(packs)  # what is left are the last ones
-        self._before += old.acknowledged
-        self._last = old.acknowledgement or self._last
-        try:
-            for pack in packs:
-                new.put(pack.arrays)
-        except ClosedError:  # together with its client, in the middle of this
-            text = "writer %s was closed while it moved: %s may be lost"
-            _LOGGER.warning(text, new.writer_id, named(old.pending))
-        self._sender = new  # last: whoever waits to put comes after these
+                return
+            new.take_over(old)
+            new.before = old.acknowledgement
+            self._sender = new  # before it is started, so that nothing it meets can prevent this
+            _LOGGER.warning(
+                "writer %s of %s goes on as %s of %s, where it sends %d episodes again; those that "
+                "had arrived unseen will be there twice",
+                *(old.writer_id, old.part.shard.name, new.writer_id, new.part.shard.name),
+                len(old.pending),
+            )
+            new.start()
 
 
 class _Movable(Sender):
-    """A sender that says when its calls fail."""
+    """A sender that says when its calls fail.
+
+    Attributes:
+        part: the shard's part of the buffer.
+        before: the latest acknowledgement of the shards before, or None.
+    """
 
     def __init__(
         self,
@@ -174,20 +163,12 @@ class _Movable(Sender):
         self.part = part
         self._away = away
         self._leaving = False
+        self.before: Acknowledgement | None = None
 
     @property
     def acknowledgement(self) -> Acknowledgement | None:
-        """The latest acknowledgement of this shard, as its user sees it."""
-        return self.last and acknowledged_at(self.part.shard.number, self.last)
-
-    @property
-    def sequence(self) -> int:
-        """The last sequence that was given; may be set before the first one is."""
-        return self._backlog.sequence
-
-    @sequence.setter
-    def sequence(self, last: int) -> None:
-        self._backlog.sequence = last
+        """The latest acknowledgement of this shard, or else before, as its user sees it."""
+        return acknowledged_at(self.part.shard.number, self.last) if self.last else self.before
 
     def stays(self) -> None:
         """Says that no other shard could take over, so that the next failure asks again."""
