@@ -47,6 +47,7 @@ class EpisodeSender(Protocol):
     def foreign(self) -> bool: ...
     def check(self) -> None: ...
     def put(self, arrays: Arrays) -> int: ...
+    def put_regardless(self, arrays: Arrays) -> int: ...
     def flush(self, timeout: float | None = None) -> None: ...
     def close(self) -> None: ...
     def abandon(self, steps: int) -> None: ...
@@ -254,10 +255,14 @@ class Writer:
         self._sender.close()
 
     def _leave(self) -> None:
-        """Ends the last episode, if it has steps, and closes."""
+        """Ends the last episode, if it has steps, and closes.
+
+        It is not to be lost for what an earlier one was refused for, which closing tells.
+        """
         try:
-            if len(self._steps) and self._finalizer.alive:
-                self.end_episode()
+            with self._turn:
+                if len(self._steps) and self._finalizer.alive and not self._sender.foreign:
+                    self._sender.put_regardless(self._steps.arrays())
         finally:
             self.close()
 

@@ -11,6 +11,7 @@ import replayring
 from tests.client import fake_store
 from tests.client.fake_server import FakeServer, silence, status
 from tests.client.writing import episode, step, store
+from tests.support import eventually
 
 pytestmark = [
     pytest.mark.usefixtures("no_threads_left"),
@@ -80,6 +81,21 @@ class TestFaults:
             fake_buffer.writer() as writer,
         ):
             writer.add_episode(episode())
+
+    def test_a_refusal_that_nobody_was_told_does_not_cost_the_steps_since_then(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        stored = store(fake, at_1=fake_store.REFUSED)
+
+        def write() -> None:
+            with fake_buffer.writer() as writer:
+                writer.append(step(7))
+                writer.add_episode(episode())
+                eventually(lambda: not writer.pending, "the refusal")
+
+        with pytest.raises(replayring.InvalidEpisodeError, match="sequence 1"):
+            write()
+        assert [kept.arrays["reward"].tolist() for kept in stored.stored] == [[7]]
 
     def test_a_buffer_that_is_gone_refuses_all(
         self, fake: FakeServer, fake_buffer: replayring.Buffer

@@ -86,6 +86,10 @@ class MovingSender:
         """Queues a copy of an episode; returns its sequence."""
         return self._present(lambda sender: sender.put(arrays))
 
+    def put_regardless(self, arrays: Arrays) -> int:
+        """As `put`, whatever an earlier episode was refused for."""
+        return self._present(lambda sender: sender.put_regardless(arrays))
+
     def flush(self, timeout: float | None = None) -> None:
         """Waits until nothing is pending. A move begins the time anew."""
         self._present(lambda sender: sender.flush(timeout))
