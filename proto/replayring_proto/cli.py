@@ -19,6 +19,8 @@ GROUP = "replayring.commands"
 
 def main() -> int:
     """Runs the command named on the command line."""
+    # Else gRPC's core has a line, of its own form, for each handshake that fails. Read at import.
+    os.environ.setdefault("GRPC_VERBOSITY", "error")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     return run({entry.name: entry.value for entry in entry_points(group=GROUP)}, sys.argv[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -137,6 +138,14 @@ class TestTheOtherKind:
     def test_client_without_tls_is_told_of_it(self, serve: Server, pair: Pair) -> None:
         address = serve(pair).address
         assert hint_for(address, False).startswith("speaks TLS, connect with tls=True or tls=TLS(")
+
+
+    def test_handshakes_that_fail_fill_no_log(self, tmp_path: Path, pair: Pair) -> None:
+        """Nor break one of JSON: gRPC's core would have its own line for each."""
+        flags = ("--tls-cert", str(pair.cert), "--tls-key", str(pair.key), "--log-format", "json")
+        with ServerProcess(tmp_path / "data", *flags) as server:
+            assert hint_for(server.address, False)
+            assert all(json.loads(line) for line in server.log_text().splitlines())
 
 
 class TestClientCertificate:
