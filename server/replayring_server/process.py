@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from replayring_proto.errors import ReplayRingError, StorageError
+from replayring_proto.errors import ReplayRingError, ServerError, StorageError
 from replayring_proto.limits import ServerLimits
 from replayring_server.allocator import keep_freed_memory
 from replayring_server.configuration import Settings
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _SIGNALS_TAKEN_S = 0.05
+_LOOK_S = 1.0
 
 
 def run_server(settings: Settings, limits: ServerLimits) -> None:
@@ -46,7 +47,7 @@ def run_server(settings: Settings, limits: ServerLimits) -> None:
     raise_descriptor_limit()
     keep_freed_memory()
     certificates = certificates_from(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-    tokens = Tokens(settings.token_file) if settings.token_file else None
+    tokens = None if settings.token_file is None else Tokens(settings.token_file)
     _check_exposure(settings, certificates, tokens)
     diagnostics = handlers_of(reflection=settings.reflection, channelz=settings.channelz)
     make_server = partial(Server, certificates=certificates, tokens=tokens, diagnostics=diagnostics)
@@ -81,12 +82,14 @@ class _Life:
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
         self._disk_failed = asyncio.Event()
+        self._deaf = False
 
     async def live(self) -> None:
         """Opens the store, serves it, and closes it.
 
         Raises:
             StorageError: the disk failed.
+            ServerError: gRPC's own loop died.
         """
         loop = asyncio.get_running_loop()
 
@@ -112,6 +115,8 @@ class _Life:
                 raise StorageError(
                     "stopped because the disk failed, see above; check it, then restart"
                 )
+        if self._deaf:
+            raise ServerError("stopped because it took no connections any more, see above; restart")
         logger.info("stopped")
 
     def _on_signal(self) -> None:
@@ -119,7 +124,7 @@ class _Life:
 
     async def _serve(self, store: Store, server: Server) -> None:
         """Serves until it is told to stop."""
-        if self._settings.token_file:
+        if self._settings.token_file is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_tokens, server)
         settings = self._settings
         host, port = settings.listen
@@ -127,7 +132,20 @@ class _Life:
         # On stdout, and whole: whoever started this process waits for the line to learn the port.
         print(f"replayring listening on {host}:{bound}", flush=True)
         logger.info("serving %s on %s:%d", store.data_dir, host, bound)
+        watching = asyncio.create_task(self._watch(server))
         await self._stopping.wait()
+        watching.cancel()
+
+    async def _watch(self, server: Server) -> None:
+        """Stops when the server takes no connections any more, so that somebody restarts it."""
+        try:
+            while True:
+                await asyncio.sleep(_LOOK_S)
+                await server.check()
+        except Exception:
+            logger.exception("gRPC's own loop died")
+            self._deaf = True
+            self._stopping.set()
 
     async def _stop(self, server: Server) -> None:
         """Says NOT_SERVING, serves on for a while, lets calls finish, and ends the others."""
@@ -156,10 +174,12 @@ def _signals_handled(handle: Callable[[], object]) -> Iterator[None]:
     """
     for number in _STOPPING:
         signal.signal(number, lambda *_: handle())
+    # It asks for tokens to be read again, and ends no server that has none, or has not got there.
+    signal.signal(signal.SIGHUP, lambda *_: None)
     try:
         yield
     finally:
-        _ignore(_STOPPING)
+        _ignore((*_STOPPING, signal.SIGHUP))
 
 
 def _ignore(numbers: Iterable[int]) -> None:

@@ -59,6 +59,8 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_connection_age_grace_ms", 300_000),
 ]
 
+_AT_ONCE_S = 0.001  # 0 would mean that nothing is looked at
+
 _MAX_PROBES = 16
 """Connections of the health address."""
 
@@ -190,6 +192,16 @@ class Server:
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.close)
         self._service.close()
+
+    async def check(self) -> None:
+        """Checks that it takes connections, as gRPC's own loop may have died without a word.
+
+        Raises:
+            Exception: what that died of.
+        """
+        for server in (self._grpc, self._probes):
+            if server is not None:
+                await server.wait_for_termination(_AT_ONCE_S)
 
     async def wait(self) -> None:
         """Returns when the server has stopped."""

@@ -10,7 +10,7 @@ from tests.support import PATIENCE
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HEADERS, _RESET, _SETTINGS, _PING = 1, 3, 4, 6
-_ACK, _END_HEADERS = 1, 4
+_ACK, _END_STREAM, _END_HEADERS = 1, 1, 4
 _CANCEL = (8).to_bytes(4, "big")
 _TOGETHER = 100
 
@@ -33,6 +33,21 @@ def reset_streams(address: str, count: int) -> None:
                     for stream in streams
                 )
             )
+        connection.sendall(_frame(_PING, 0, 0, b"all sent"))
+        assert answered.wait(PATIENCE)
+        connection.shutdown(socket.SHUT_RDWR)
+        reader.join(PATIENCE)
+
+
+def call_path(address: str, path: str) -> None:
+    """Makes a call of a path, a character for each byte, and waits until the server has seen it."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
+        connection.sendall(_PREFACE + _frame(_SETTINGS))
+        connection.sendall(_frame(_HEADERS, _END_STREAM | _END_HEADERS, 1, _request(path)))
+        answered = threading.Event()
+        reader = threading.Thread(target=_acknowledge, args=(connection, answered))
+        reader.start()
         connection.sendall(_frame(_PING, 0, 0, b"all sent"))
         assert answered.wait(PATIENCE)
         connection.shutdown(socket.SHUT_RDWR)
@@ -68,6 +83,6 @@ def _request(path: str) -> bytes:
         "te": "trailers",
     }
     return b"".join(
-        b"\0" + b"".join(bytes([len(text)]) + text.encode() for text in field)
+        b"\0" + b"".join(bytes([len(text)]) + text.encode("latin-1") for text in field)
         for field in fields.items()
     )

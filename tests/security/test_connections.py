@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import replayring
 from replayring_proto.limits import ServerLimits
 from replayring_proto.v1 import replay_pb2
 from tests.certificates import Authority, Pair
-from tests.security.resets import reset_streams
+from tests.security.resets import call_path, reset_streams
 from tests.service.frames import SPEC
 from tests.support import PATIENCE, LocalServer, ServerProcess, eventually
 from tests.wire import METHODS, SERVING, Refused, Stream, Wire
@@ -146,3 +147,15 @@ def test_compressed_message_costs_no_memory(tmp_path: Path, algorithm: grpc.Comp
                 with pytest.raises(Refused, match="UNIMPLEMENTED"):
                     wire.call(method, bomb, compression=algorithm)
         assert peak.growth < 20 << 20
+
+
+@pytest.mark.parametrize("path", ["/\xff", "\xff\xfe", "/replayring.v1.ReplayService/\xc3"])
+def test_a_path_that_is_no_text_ends_nothing(tmp_path: Path, path: str) -> None:
+    """From some version on it ends the loop of gRPC's server, which no request may."""
+    with ServerProcess(tmp_path / "data", "--health-listen", "127.0.0.1:0") as server:
+        health = re.search(r"health on (\S+)", server.log_text())
+        assert health
+        for address in (server.address, health[1]):
+            call_path(address, path)
+            with Wire(address) as wire:
+                assert wire.health() == SERVING

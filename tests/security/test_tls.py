@@ -139,7 +139,6 @@ class TestTheOtherKind:
         address = serve(pair).address
         assert hint_for(address, False).startswith("speaks TLS, connect with tls=True or tls=TLS(")
 
-
     def test_handshakes_that_fail_fill_no_log(self, tmp_path: Path, pair: Pair) -> None:
         """Nor break one of JSON: gRPC's core would have its own line for each."""
         flags = ("--tls-cert", str(pair.cert), "--tls-key", str(pair.key), "--log-format", "json")

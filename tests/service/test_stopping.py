@@ -179,3 +179,36 @@ def test_sync_under_way_is_finished_and_buffers_are_closed_behind_it(
         assert server.running()
         (tmp_path / "slow").unlink()
         ends_cleanly(server, 3)
+
+
+# gRPC's own loop dies of what comes at some versions; here it is told to.
+DEAF = r"""
+import asyncio, os, pathlib
+from replayring_server.server import Server
+check = Server.check
+
+async def deaf(self):
+    await check(self)
+    if pathlib.Path(os.environ["DEAF"]).exists():
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+Server.check = deaf
+"""
+
+
+def test_a_server_that_takes_no_connections_any_more_stops_for_somebody_to_restart_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(DEAF)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("DEAF", str(tmp_path / "deaf"))
+    with serving(tmp_path) as (server, wire):
+        wire.add("b", episode(3))
+        server.signal(signal.SIGHUP)  # which ends nothing, though there are no tokens to read
+        (tmp_path / "deaf").touch()
+        assert server.wait() == 1
+        log = server.log_text()
+        assert "gRPC's own loop died" in log
+        assert "stopped because it took no connections any more" in log
+    with Store(server.data_dir) as store:
+        assert store.get("b").durable_index == 3

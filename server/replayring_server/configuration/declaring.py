@@ -108,6 +108,8 @@ class Setting:
             raise TypeError
         if self.kind is bool:
             return _WORDS[given.lower()]
+        if not given:
+            raise ValueError
         return Address.parse(given) if self.kind is Address else given
 
     def _number(self, given: object) -> Any:
