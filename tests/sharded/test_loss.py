@@ -354,6 +354,38 @@ def test_while_one_is_away_calls_are_about_the_other(shards: Shards) -> None:
         eventually(lambda: buffer.info().num_frames == 7, "it is found again")
 
 
+@pytest.mark.parametrize("same_host", [False, True], ids=["wire", "files"])
+def test_a_batch_counts_the_shards_that_info_counts(same_host: bool, shards: Shards) -> None:
+    """Or it would seem too fresh: the files of a shard that is away are still read."""
+    with connect(shards, timeout=20, same_host=same_host) as client:
+        buffer = client.create_buffer("b", SPEC, 10_000)
+        add_to(buffer, 0, 100)
+        add_to(buffer, 1, 200)
+        with buffer.sample_stream(16, in_flight=2) as stream:
+            assert shown_after(stream, 300)
+            shards.kill(1)
+            eventually(lambda: not both_listed(buffer), "it is missed")
+            next(stream)
+            assert stream.next_index == buffer.info().next_index == 100
+            add_to(buffer, 0, 50)
+            assert shown_after(stream, buffer.info().next_index)
+            shards.revive(1)
+            eventually(lambda: both_listed(buffer), "it is found again")
+            assert shown_after(stream, buffer.info().next_index)
+
+
+def shown_after(stream: replayring.SampleStream, added: int) -> bool:
+    """Whether batches soon show all frames that were added, and none shows more."""
+
+    def shown() -> bool:
+        next(stream)
+        assert stream.next_index is not None
+        assert stream.next_index <= added
+        return stream.next_index == added
+
+    return bool(eventually(shown, f"a batch of {added} frames"))
+
+
 def test_when_all_are_away_calls_end_with_their_time_and_streams_go_on(shards: Shards) -> None:
     with connect(shards, timeout=1) as client:
         buffer = client.create_buffer("b", SPEC, 10_000, timeout=30)

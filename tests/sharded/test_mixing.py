@@ -40,6 +40,7 @@ class Shards:
         arrays = {
             "shard": np.full(frames, shard),
             "frame": self._rng.integers(0, held, frames),
+            "added": np.full(frames, held),
         }
         return Block(arrays, frames, held, held)
 
@@ -156,6 +157,36 @@ def test_while_shards_fill_each_block_counts_as_what_it_was_drawn_from() -> None
             variance += taken * share * (1 - share)
         seen += int((mixture.arrays()["shard"] == 0).sum())
     assert abs(seen - expected) < 6 * np.sqrt(variance)
+
+
+@pytest.mark.parametrize("block", [5, 64, 500])
+def test_a_batch_is_no_fresher_than_any_of_its_frames(block: int) -> None:
+    """Batches that are mixed together are told apart, and what is fresh is said to be so."""
+    shards, rng = Shards((50, 500, 1), (block,) * 3, seed=9), np.random.default_rng(10)
+    steps, exact = 500, 0
+    for step in range(steps):
+        shards.held[0] = 50 + step  # a block's `next_index` is what its shard held
+        mixture = Mixture(BATCH, 4)
+        while mixture.count < mixture.size:
+            mixture.add(rng, shards.heads())
+        oldest = np.array([[shown[shard] for shard in range(3)] for shown in mixture.shown])
+        arrays = mixture.arrays()
+        for number, shown in enumerate(oldest):
+            of_batch = slice(number * BATCH, (number + 1) * BATCH)
+            added = arrays["added"][of_batch][arrays["shard"][of_batch] == 0]
+            assert (shown[0] <= added).all()
+            exact += int(shown[0] == added.min(initial=shown[0]))
+        assert (oldest[:, 1:] == (500, 1)).all()
+    assert exact > 0.9 * steps * 4, "and it is said to be older where no old frame was drawn"
+
+
+def test_a_shard_that_gives_nothing_is_shown_as_it_was_before_it_did() -> None:
+    rng = np.random.default_rng(0)
+    mixture = Mixture(2, 3)
+    mixture.add(rng, {0: Block({}, 3, 1, 70)}, {1: 5})
+    assert mixture.shown == [{0: 70, 1: 5}, {0: 70, 1: 5}, {}]
+    mixture.add(rng, {0: Block({}, 9, 1, 80), 1: Block({}, 9, 1, 8)})
+    assert mixture.shown == [{0: 70, 1: 5}, {0: 70, 1: 5}, {0: 80, 1: 8}]
 
 
 def test_a_cut_comes_right_after_the_frame_that_uses_a_block_up() -> None:

@@ -67,6 +67,48 @@ def test_a_shard_that_fills_is_drawn_from_as_it_fills(buffer: replayring.Sharded
     assert (np.abs(counts / 3000 - np.array([901, 900, 900]) / 2701) < 0.06).all()
 
 
+@pytest.mark.parametrize("batch_size", [64, 1024])
+def test_a_batch_that_is_said_to_be_fresh_is(
+    buffer: replayring.ShardedBuffer, batch_size: int
+) -> None:
+    """One shard grows tenfold; what claims to show that has its new frames, and some soon do."""
+    fill(buffer, 100, 100, 0)
+    said = 0
+    with buffer.sample_stream(batch_size, in_flight=8) as stream:
+        for _ in range(30):
+            next(stream)
+        for _ in range(9):
+            fill(buffer, 100, 0, 0)
+        added = buffer.info().next_index
+        for _ in range(200):
+            drawn = next(stream)["index"]
+            if stream.next_index == added:
+                new = ((shard_of(drawn) == 0) & (drawn >= 100)).mean()
+                spread = np.sqrt(9 / 11 * 2 / 11 / batch_size)
+                assert new > 9 / 11 - 6 * spread, f"after {said} that were fresh"
+                said += 1
+    assert said > 100
+
+
+@pytest.mark.parametrize("batch_size", [16, 1024])
+def test_a_bound_on_staleness_leaves_most_batches_while_shards_are_added_to(
+    buffer: replayring.ShardedBuffer, batch_size: int
+) -> None:
+    """The first is nearly empty and is hardly drawn from, so that its blocks grow old."""
+    fill(buffer, 10, 900, 900)
+    # Two batches ahead of each of three shards, which are kept for twice as long: 15 times 12.
+    batches = replayring.BatchDataset(
+        buffer, batch_size, in_flight=2, max_staleness_frames=180, timeout=20
+    )
+    with batches:
+        iterator = iter(batches)
+        for _ in range(200):
+            next(iterator)
+            fill(buffer, 2, 5, 5)
+            assert iterator.next_index is not None
+        assert iterator.dropped < 50
+
+
 def test_an_index_names_a_frame_over_all_shards(buffer: replayring.ShardedBuffer) -> None:
     fill(buffer, 20, 30, 40)
     drawn = buffer.sample(200, delta_indices={"number": [0, 1]})

@@ -12,6 +12,11 @@ draw again would favour the shards whose blocks last longer.
 
 Many draws are made at once and cut after the one that uses up a block. The cut depends on the draws
 before it and on no later ones, so those that are kept are as they would be one by one.
+
+How fresh a batch is. Of each shard it is as fresh as the oldest head that was there while it was
+drawn, which is mostly the one that it began with. That head counts even if no frame was taken of
+it: so the number says nothing about the batch's own draws, and who leaves out stale batches leaves
+out no frames more often than others.
 """
 
 from __future__ import annotations
@@ -76,34 +81,58 @@ def draw_heads(rng: np.random.Generator, heads: Sequence[Block], count: int) -> 
 
 
 class Mixture:
-    """A batch that is being made. Not thread-safe.
+    """A batch that is being made, or several of one size, one after the other. Not thread-safe.
 
     Attributes:
         size: frames that it is to have.
         count: frames that it has.
-        newest: for each shard that gave frames, how many had ever been added to it by then.
+        shown: for each of the batches, how fresh it is: for each shard, how many frames had ever
+            been added to it, as the batch shows it.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, batches: int = 1) -> None:
+        """Begins.
+
+        Args:
+            size: frames of a batch.
+            batches: how many there are to be.
+        """
+        self.size = size * batches
         self.count = 0
-        self.newest: dict[int, int] = {}
+        self.shown: list[dict[int, int]] = [{} for _ in range(batches)]
+        self._batch_size = size
         self._parts: list[tuple[Block, int, int, Places]] = []
 
-    def add(self, rng: np.random.Generator, heads: Mapping[int, Block]) -> None:
-        """Takes frames from the heads, by shard, until it is whole or one of them is used up."""
+    def add(
+        self, rng: np.random.Generator, heads: Mapping[int, Block], empty: Mapping[int, int] = {}
+    ) -> None:
+        """Takes frames from the heads until it is whole or one of them is used up.
+
+        Args:
+            rng: the random stream.
+            heads: a block for each shard that has one, by shard.
+            empty: of shards that have no frames, how many had ever been added.
+        """
         blocks = list(heads.values())
         drawn = draw_heads(rng, blocks, self.size - self.count)
-        for place, (shard, block) in enumerate(heads.items()):
+        added = {shard: block.next_index for shard, block in heads.items()}
+        self._show({**empty, **added}, len(drawn))
+        for place, block in enumerate(blocks):
             places = np.flatnonzero(drawn == place)
             if len(places):
                 start, block.used = block.used, block.used + len(places)
                 self._parts.append((block, start, block.used, places + self.count))
-                self.newest[shard] = block.next_index
         self.count += len(drawn)
 
+    def _show(self, added: Mapping[int, int], frames: int) -> None:
+        """Notes what the batches show that the next frames go to; none gets fresher by it."""
+        first, last = self.count, self.count + frames - 1
+        for shown in self.shown[first // self._batch_size : last // self._batch_size + 1]:
+            for shard, count in added.items():
+                shown[shard] = min(count, shown.get(shard, count))
+
     def arrays(self) -> Arrays:
-        """Returns the whole batch, in memory of its own."""
+        """Returns all frames, in memory of their own."""
         first = self._parts[0][0].arrays
         joined = {
             key: np.empty((self.size, *array.shape[1:]), array.dtype)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -72,7 +72,7 @@ class ShardedStream(SampleStream):
         self._oldest_age = oldest if sampling.seed is None else math.inf
         self._batch = 0
         self._mixture = self._begun()
-        self._ready: deque[Arrays] = deque()
+        self._ready: deque[tuple[Arrays, dict[int, int]]] = deque()  # and what each shows
         self._next_index: int | None = None
         self._known = [0] * len(parts)  # eligible frames of each shard, as it said last
         self._feeds: list[Feed] = [self._feed(part) for part in parts]
@@ -81,7 +81,11 @@ class ShardedStream(SampleStream):
 
     @property
     def next_index(self) -> int | None:
-        """How fresh the last batch returned is: frames ever added, as it shows the shards."""
+        """How fresh the last batch returned is: frames ever added, as it shows the shards.
+
+        Of each shard it counts the oldest frames that may be in the batch. Like `info`, it leaves
+        out shards that cannot be reached.
+        """
         return self._next_index
 
     def __next__(self) -> Arrays:
@@ -95,7 +99,9 @@ class ShardedStream(SampleStream):
             if not self._ready:
                 self._mix(patience)
             self._batch += 1
-            return self._ready.popleft()
+            arrays, shown = self._ready.popleft()
+            self._next_index = self._sum(shown)
+            return arrays
 
     def close(self) -> None:
         """Ends it, and what fetches for it. See `SampleStream.close`."""
@@ -136,7 +142,7 @@ class ShardedStream(SampleStream):
         return in_flight, max(1, min(in_flight // 2, CHUNK_BYTES // max(nbytes, 1)))
 
     def _begun(self) -> Mixture:
-        return Mixture(self._sampling.query.batch_size * self._group)
+        return Mixture(self._sampling.query.batch_size, self._group)
 
     def _mix(self, patience: Patience) -> None:
         """Waits for frames, and has more batches ready."""
@@ -146,7 +152,14 @@ class ShardedStream(SampleStream):
             if not seconds:
                 raise self._waiting.overdue(patience, self._out())
             self._changed.wait(seconds)
-        self._ready.extend(split(self._finished().arrays(), self._group))
+        whole = self._finished()
+        self._ready.extend(zip(split(whole.arrays(), self._group), whole.shown, strict=True))
+
+    def _sum(self, shown: Mapping[int, int]) -> int:
+        """Returns the sum over shards that can be reached now: `info` is asked now as well."""
+        shards = [part.shard for part in self._parts]
+        present = [shard for shard in shards if not shard.lost] or shards
+        return sum(shown.get(shard.number, 0) for shard in present)
 
     def _fill(self) -> bool:
         """Makes the mixture as whole as it can be now; returns whether it is."""
@@ -157,8 +170,13 @@ class ShardedStream(SampleStream):
             heads = self._heads()
             if heads is None:
                 return False
-            mixture.add(self._rng, heads)
+            mixture.add(self._rng, heads, self._empty())
         return True
+
+    def _empty(self) -> dict[int, int]:
+        """Returns frames ever added to shards that have none to give, but can be reached."""
+        empty = (feed for feed in self._feeds if not feed.blocks and not feed.out)
+        return {feed.part.shard.number: feed.seen for feed in empty}
 
     def _heads(self) -> dict[int, Block] | None:
         """Returns the head of each shard that has frames; None if one is to be waited for."""
@@ -185,9 +203,6 @@ class ShardedStream(SampleStream):
     def _finished(self) -> Mixture:
         """Begins another mixture; returns the one that is whole."""
         whole, self._mixture = self._mixture, self._begun()
-        # As `info` sums: over those that can be reached, also if it has nothing of them.
-        shown = [whole.newest.get(f.part.shard.number, f.seen) for f in self._feeds if not f.out]
-        self._next_index = sum(shown)
         for feed in self._feeds:
             self._drop_old(feed)
         self._aim()
