@@ -262,6 +262,73 @@ def test_a_deleted_buffer_ends_the_stream(buffer: replayring.ShardedBuffer) -> N
             deque(itertools.islice(stream, 1000), maxlen=0)
 
 
+def test_a_shard_whose_buffer_is_made_anew_is_taken_back(
+    buffer: replayring.ShardedBuffer, caplog: pytest.LogCaptureFixture
+) -> None:
+    near = buffer._parts[2].near
+    fill(buffer, 300, 300, 300)
+    with buffer.sample_stream(100, in_flight=2) as stream:
+        assert 2 in shard_of(next(stream)["index"])
+        delete_on(buffer, 2)
+        eventually(lambda: 2 not in shard_of(next(stream)["index"]), "the others go on")
+        make_anew(buffer)
+        fill(buffer, 0, 0, 900)
+        eventually(lambda: 2 in shard_of(next(stream)["index"]), "it is taken back")
+        for _ in range(2 * 2 * 3 + 3):  # until nothing is left of what was counted before
+            next(stream)
+        drawn = np.concatenate([next(stream)["index"] for _ in range(60)])
+        assert stream.next_index == buffer.info().next_index == 1500
+    assert_no_thread_fetches()
+    shares = np.bincount(shard_of(drawn), minlength=3) / 6000
+    assert (np.abs(shares - np.array([0.2, 0.2, 0.6])) < 6 * np.sqrt(0.24 / 6000)).all()
+    said = [record.message for record in caplog.records if "are gone" in record.message]
+    assert len(said) == near
+    assert all(buffer.client.shards[2] in message for message in said)
+
+
+def test_a_stream_that_misses_a_buffer_closes_cleanly(buffer: replayring.ShardedBuffer) -> None:
+    fill(buffer, 300, 300, 300)
+    with buffer.sample_stream(100, in_flight=2) as stream:
+        next(stream)
+        delete_on(buffer, 2)
+        eventually(lambda: 2 not in shard_of(next(stream)["index"]), "the others go on")
+    assert_no_thread_fetches()
+
+
+def test_a_buffer_that_is_made_anew_everywhere_is_gone_on_with(
+    buffer: replayring.ShardedBuffer,
+) -> None:
+    fill(buffer, 30, 30, 30)
+    with buffer.sample_stream(100, in_flight=2) as stream:
+        next(stream)
+        buffer.delete()
+        make_anew(buffer)
+        fill(buffer, 900, 900, 900)
+
+        def shards_of_new_frames() -> set[int]:
+            try:
+                drawn = next(stream)
+            except replayring.NotFoundError:  # by the wire, it depends on who is quicker
+                return set()
+            return set(shard_of(drawn["index"][drawn["number"] >= 30]))
+
+        eventually(lambda: shards_of_new_frames() == {0, 1, 2}, "new frames of all")
+    assert_no_thread_fetches()
+
+
+def delete_on(buffer: replayring.ShardedBuffer, shard: int) -> None:
+    buffer._parts[shard].shard.client.delete_buffer(buffer.name)
+
+
+def make_anew(buffer: replayring.ShardedBuffer) -> None:
+    """Creates it where it is not."""
+    buffer.client.create_buffer(buffer.name, {"number": {"shape": (), "dtype": "int64"}}, 3000)
+
+
+def assert_no_thread_fetches() -> None:
+    assert "replayring sample stream" not in [thread.name for thread in threading.enumerate()]
+
+
 def test_a_window_that_misses_ends_the_stream_as_with_one_server(
     client: replayring.ShardedClient, name: str
 ) -> None:

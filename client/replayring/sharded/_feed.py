@@ -36,12 +36,14 @@ class Feed(Protocol):
         blocks: those that are here, oldest first; the stream takes them.
         empty: whether the shard has said that nothing is eligible.
         seen: frames ever added to it, as it said last.
+        gone: whether no block will come this way any more, and another way is to be tried.
     """
 
     part: Part
     blocks: deque[Block]
     empty: bool
     seen: int
+    gone: bool
 
     @property
     def trouble(self) -> ReplayRingError | None:
@@ -74,6 +76,8 @@ class WireFeed(Background):
     It is asked for units of some frames; the server draws as many as fit a message together, and
     says how many frames were eligible for all of them.
     """
+
+    gone = False
 
     def __init__(self, part: Part, sampling: Sampling, guard: Guard) -> None:
         """Prepares; begins to ask when told how much is wanted.
@@ -188,9 +192,15 @@ class WireFeed(Background):
 
 
 class FileFeed:
-    """Blocks drawn from a server's files when they are wanted, one at a time."""
+    """Blocks drawn from a server's files when they are wanted, one at a time.
 
+    The files of a buffer that is deleted are gone for good: one that is made anew under its name
+    has others. What has become of it only the server can say.
+    """
+
+    trouble: ReplayRingError | None = None
     failure: ReplayRingError | None = None
+    out = False
 
     def __init__(
         self, part: Part, sampling: Sampling, reads: Callable[[], FileReads | None]
@@ -206,16 +216,12 @@ class FileFeed:
         self.blocks: deque[Block] = deque()
         self.empty = False
         self.seen = 0
-        self.trouble: ReplayRingError | None = None
+        self.gone = False
         self._sampling = sampling
         self._reads = reads
         self._sampler: UniformSampler | None = None
         self._units = 1
         self._batch = 0
-
-    @property
-    def out(self) -> bool:
-        return self.trouble is not None
 
     def aim(self, frames: int, batch: int, since: float) -> None:
         # A seeded stream is to repeat itself, whatever else is wanted of it.
@@ -224,12 +230,11 @@ class FileFeed:
         self._batch = batch
 
     def poll(self) -> None:
-        if self.blocks or self.trouble:
+        if self.blocks:
             return
         reads = self._reads()
         if reads is None:
-            name = self._sampling.buffer
-            self.trouble = NotFoundError(f"buffer {name!r} of {self.part.shard.name} was deleted")
+            self.gone = True
             return
         if self._sampler is None:
             self._sampler = reads.sampler(self._sampling)

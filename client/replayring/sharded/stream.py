@@ -5,6 +5,7 @@ How frames are mixed is `_mixing`'s business, where they come from `_feed`'s.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections import deque
@@ -24,6 +25,8 @@ from replayring.sharded._waiting import Out, Waiting
 from replayring_proto.errors import ClosedError
 from replayring_proto.limits import CHUNK_BYTES
 from replayring_proto.ring import Plan
+
+_LOGGER = logging.getLogger(__name__)
 
 # What has no thread to tell of changes is asked for them: files and silences, and `min_frames`.
 _POLL_SECONDS = 0.02
@@ -116,15 +119,18 @@ class ShardedStream(SampleStream):
             feed.stop()
 
     def _feed(self, part: Part) -> Feed:
+        if part.buffer._files() is None:
+            return WireFeed(part, self._unit(part), self._guard)
+        return FileFeed(part, self._unit(part), part.buffer._files)
+
+    def _unit(self, part: Part) -> Sampling:
+        """Returns what a shard is asked for at a time."""
         query, seed = self._sampling.query, self._sampling.seed
         unit = replace(query, batch_size=max(1, query.batch_size // (4 * len(self._parts))))
         if seed is not None:
             mine = np.random.SeedSequence([seed, part.shard.number])
             seed = int(mine.generate_state(1, np.uint64)[0])
-        sampling = Sampling(self._sampling.buffer, unit, 1, seed, count_eligible=True)
-        if part.buffer._files() is None:
-            return WireFeed(part, sampling, self._guard)
-        return FileFeed(part, sampling, part.buffer._files)
+        return Sampling(self._sampling.buffer, unit, 1, seed, count_eligible=True)
 
     def _ahead(self, in_flight: int) -> tuple[int, int]:
         """Returns how many batches are wanted ahead, and how many are mixed at once.
@@ -181,15 +187,33 @@ class ShardedStream(SampleStream):
     def _heads(self) -> dict[int, Block] | None:
         """Returns the head of each shard that has frames; None if one is to be waited for."""
         heads: dict[int, Block] = {}
-        for feed in self._feeds:
+        for place, feed in enumerate(self._feeds):
             self._drop_old(feed)
             feed.poll()
+            if feed.gone:
+                self._go_over_wire(place)
+                return None
             if feed.blocks:
                 heads[feed.part.shard.number] = feed.blocks[0]
             elif not feed.empty and not feed.out:
                 self._aim()
                 return None
         return heads or None
+
+    def _go_over_wire(self, place: int) -> None:
+        """Has a shard whose files are gone asked from now on, by a feed in the place of theirs."""
+        part = self._parts[place]
+        _LOGGER.warning(
+            "the files of buffer %r at %s are gone; its frames come over the wire from now on",
+            part.buffer.name,
+            part.shard.name,
+        )
+        feed = WireFeed(part, self._unit(part), self._guard)
+        self._feeds[place] = feed
+        self._aim()
+        feed.start()
+        if self._closed:  # by the garbage collector, in this thread, before it knew of this feed
+            feed.end()
 
     def _drop_old(self, feed: Feed) -> None:
         """Throws away blocks that are used up, or say what was long ago."""
