@@ -10,7 +10,8 @@ number, the ticket of the batch in it, and whether its receiver has ever been se
 is where the slab is, the ticket, and where in it the tensors lie. The receiver maps it through
 /proc/PID/fd, makes tensors that are views of it, and puts 0 in the ticket's place when the last of
 them is gone; from then on the worker may write over it. A batch that was held while its receiver
-forked is never given back, since the child may be looking at it.
+forked is never given back, since the child may be looking at it: its receiver calls it lost, and
+the worker lets go of that slab and makes another. The memory stays for as long as the child has it.
 
 Not everybody may look into /proc. So a worker's first batches travel torch's way, with an offer of
 a slab; only when the offer was seen do others follow through slabs. Whatever does not fit (tensors
@@ -54,6 +55,9 @@ _SUPPORTED = (
 # The words of a slab's head, and where its body begins.
 _NUMBER, _TICKET, _SEEN = range(3)
 _HEAD_BYTES = ALIGNMENT
+
+# In a ticket's place: nobody looks at the slab; its receiver does no longer, a fork of it might.
+_FREE, _LOST = 0, -1
 
 # More batches than these are on their way only where the receiver collects them.
 _MAX_SLABS = 32
@@ -105,6 +109,7 @@ class _Sender:
         self._lock = threading.Lock()
         self._slabs: list[_Slab] = []
         self._tickets = 0
+        self._seen = False
 
     def reduce(self, batch: _Batch) -> Reduced:
         """Returns how to make the batch again in another process. Never raises, as queues hang."""
@@ -118,7 +123,7 @@ class _Sender:
             slab = self._free_slab(layout.nbytes)
             if slab is None:
                 return dict, (dict(batch),)
-            if not any(known.words[_SEEN] for known in self._slabs):
+            if not self._seen:
                 return _receive_offer, (dict(batch), *slab.place)
             self._tickets += 1
             ticket = slab.words[_TICKET] = self._tickets
@@ -127,7 +132,8 @@ class _Sender:
 
     def _free_slab(self, nbytes: int) -> _Slab | None:
         """Returns a slab that nobody looks at, or None if there may be no more."""
-        free = [slab for slab in self._slabs if not slab.words[_TICKET]]
+        self._look_at_heads()
+        free = [slab for slab in self._slabs if slab.words[_TICKET] == _FREE]
         for slab in free:
             if len(slab.body) >= nbytes:
                 return slab
@@ -138,10 +144,14 @@ class _Sender:
         except OSError:  # no descriptors, or no memory
             return None
         if free:  # batches have grown
-            slab.words[_SEEN] = free[0].words[_SEEN]
             self._slabs.remove(free[0])
         self._slabs.append(slab)
         return slab
+
+    def _look_at_heads(self) -> None:
+        """Takes notice of what receivers wrote: whether they see slabs, and which ones are lost."""
+        self._seen = self._seen or any(slab.words[_SEEN] for slab in self._slabs)
+        self._slabs = [slab for slab in self._slabs if slab.words[_TICKET] != _LOST]
 
 
 def _arrays(batch: _Batch) -> dict[str, npt.NDArray[Any]] | None:
@@ -172,8 +182,8 @@ ForkingPickler.register(_Batch, _SENDER.reduce)
 class _Mappings:
     """Slabs of other processes, mapped. Thread-safe.
 
-    The newest are kept while nobody looks at them, also those of workers that have ended, up to a
-    number of bytes.
+    The newest are kept while nobody looks at them, also lost ones and those of workers that have
+    ended, up to a number of bytes.
     """
 
     def __init__(self) -> None:
@@ -227,15 +237,15 @@ def _receive(
     words, body = _parts(_MAPPINGS.of(process, descriptor, number))
     if words[_TICKET] != ticket:
         raise RuntimeError("a batch was unpickled again after it had been given back")
-    weakref.finalize(body, _give_back, words, _forks).atexit = False
+    weakref.finalize(body, _give_back, words, os.getpid(), _forks).atexit = False
     # All arrays keep `body` alive itself, since numpy looks no further where a base is no array.
     arrays = parse_header(header).views(body)
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def _give_back(words: Words, forks: int) -> None:
-    if forks == _forks:
-        words[_TICKET] = 0
+def _give_back(words: Words, receiver: int, forks: int) -> None:
+    if receiver == os.getpid():  # a child's copy says nothing of what its parent still holds
+        words[_TICKET] = _FREE if forks == _forks else _LOST
 
 
 def _parts(mapping: mmap.mmap) -> tuple[Words, npt.NDArray[np.uint8]]:

@@ -181,7 +181,9 @@ def _join(batch: MixedBatch) -> Any:
             "the datasets of this batch have no key in common: "
             + " and ".join(f"({', '.join(map(repr, part))})" for part in parts)
         )
-    return {key: _join_key(key, [part[key] for part in parts], batch) for key in common}
+    joined = {key: _join_key(key, [part[key] for part in parts], batch) for key in common}
+    whole = all(isinstance(value, Tensor) for value in joined.values())
+    return hand_over(joined) if whole else joined
 
 
 def _join_key(key: Any, values: list[Any], batch: MixedBatch) -> Any:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
+from replayring import _handover
 from replayring.collation import FetchedBatch, MixedBatch, collate, to_tensors
 
 
@@ -110,6 +111,15 @@ def test_ordinary_items_beside_fetched_ones() -> None:
     items = [{"number": torch.tensor(7), "pair": torch.tensor([7.0, 7.0])}]
     batch = mixed(items, fetched(0, 1), order=[1, 0])
     assert equal(collate(batch), default_collate(list(batch)))
+
+
+def test_a_worker_hands_joined_tensors_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_handover, "get_worker_info", object)
+    batch = mixed(fetched(0, 2), fetched(10, 1), order=[2, 0, 1])
+    assert type(collate(batch)) is (_handover._Batch if _handover._SUPPORTED else dict)
+    assert equal(dict(collate(batch)), default_collate(list(batch)))
+    items = [{"task": "push", "number": torch.tensor(7)}]
+    assert type(collate(mixed(items, items, order=[1, 0]))) is dict
 
 
 def test_keys_that_all_parts_have_are_kept() -> None:

@@ -7,18 +7,20 @@ import gc
 import os
 import pickle
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from replayring import _handover
 from replayring._handover import _Batch, _Sender
 from replayring.batches import BatchDataset
 from replayring.collation import collate
+from replayring.concat import ConcatDataset
 from replayring.dataset import RemoteDataset
 from tests.client.torch_buffers import MakeBuffer, rollout
 
@@ -113,7 +115,7 @@ def test_sizes_change(sender: _Sender, sizes: tuple[int, ...]) -> None:
     for size in sizes * 2:
         assert equal(sent(batch(size, size)), batch(size, size))
     assert len(sender._slabs) == 1
-    assert sender._slabs[0].words[_handover._SEEN]
+    assert through_slab(sent(batch(1)))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +199,7 @@ def test_what_a_fork_may_look_at_is_never_written_over(sender: _Sender) -> None:
         assert equal(sent(batch(number)), batch(number))
     os.write(go[1], b"!")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert len(sender._slabs) == 2
+    assert len(sender._slabs) == 1  # the other one is the child's alone
     for end in (*ready, *go):
         os.close(end)
 
@@ -216,6 +218,57 @@ def test_a_forked_child_gives_nothing_back(sender: _Sender) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert not equal(sent(batch(2)), received)
     assert equal(received, batch(1))
+    assert len(sender._slabs) == 2  # the parent's batch still counts
+
+
+def slab_descriptors(process: int | str = "self") -> int:
+    """How many descriptors of slabs a process has; each slab has two."""
+    folder = f"/proc/{process}/fd"
+    links = []
+    for name in os.listdir(folder):
+        with suppress(FileNotFoundError):  # such as that of the listing itself
+            links.append(os.readlink(f"{folder}/{name}"))
+    return sum("replayring batch" in link for link in links)
+
+
+def fork_and_end() -> None:
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_slabs_lost_to_forks_make_room_for_others(
+    sender: _Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_handover, "_MAX_SLABS", 2)
+    monkeypatch.setattr(_handover, "_KEPT_BYTES", 0)
+    gc.collect()
+    before = slab_descriptors()
+    acquaint()
+    for number in range(1, 8):
+        received = sent(batch(number))
+        assert equal(received, batch(number))
+        assert through_slab(received)
+        fork_and_end()
+        del received
+    assert through_slab(sent(batch(8)))
+    assert len(sender._slabs) == 1
+    assert slab_descriptors() - before == 2
+
+
+def test_a_batch_held_over_a_fork_counts_until_it_is_let_go(
+    sender: _Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_handover, "_MAX_SLABS", 2)
+    acquaint()
+    held = [sent(batch(number)) for number in range(2)]
+    fork_and_end()
+    assert not through_slab(sent(batch(2)))
+    assert all(equal(one, batch(number)) for number, one in enumerate(held))
+    del held[0]
+    assert through_slab(sent(batch(3)))
+    assert equal(held[0], batch(1))
 
 
 def test_a_forked_sender_has_slabs_of_its_own(sender: _Sender) -> None:
@@ -249,6 +302,48 @@ def test_other_pickles_hold_the_tensors(sender: _Sender) -> None:
 
 
 # In a loader
+
+
+def test_a_loop_that_holds_a_batch_while_another_loader_starts(
+    make_real: MakeBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop of most trainings: the last batch is still bound when validation forks."""
+    monkeypatch.setattr(_handover, "_MAX_SLABS", 6)  # 2 on their way, 1 arriving, 1 bound: enough
+    dataset = RemoteDataset(make_real())
+    dataset.add_data(rollout(40))
+    options: dict[str, Any] = {"collate_fn": collate, "num_workers": 1, "timeout": 100}
+    options["multiprocessing_context"] = "fork"
+    train = DataLoader(dataset, batch_size=8, persistent_workers=True, **options)
+    for epoch in range(9):
+        for one in train:
+            assert through_slab(one) or not epoch
+        for _ in DataLoader(Subset(dataset, [0, 1]), **options):
+            pass
+        assert one["action"].tolist() == list(range(-32, -40, -1))
+    worker = train._iterator._workers[0].pid
+    assert slab_descriptors(worker) <= 2 * 6
+
+
+def test_joined_batches_in_a_loader(make_real: MakeBuffer) -> None:
+    members = []
+    for start in (0, 100):
+        members.append(RemoteDataset(make_real()))
+        members[-1].add_data(rollout(100, start=start))
+    positions = torch.arange(200).reshape(2, 100).t().flatten().tolist()  # both in every batch
+    loader = DataLoader(
+        ConcatDataset(members),
+        batch_size=10,
+        sampler=positions,
+        num_workers=1,
+        collate_fn=collate,
+        timeout=100,
+    )
+    slabs = []
+    for number, one in enumerate(loader):
+        slabs.append(through_slab(one))
+        expected = [-position for position in positions[10 * number : 10 * number + 10]]
+        assert one["action"].tolist() == expected
+    assert slabs[-10:] == [True] * 10
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
