@@ -8,7 +8,8 @@ others when one leaves.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 import grpc
@@ -20,6 +21,10 @@ SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 _STATUS = health_pb2.HealthCheckResponse.ServingStatus
+
+
+MAX_CALLS = 256
+REQUEST_SECONDS = 10.0
 
 
 class Health:
@@ -37,13 +42,15 @@ class Health:
         self._services = {"", *services}
         self._serving = False
         self._ending = False
+        self._calls = 0
         self._changed = asyncio.Event()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Returns what a gRPC server registers."""
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            "Check": grpc.unary_unary_rpc_method_handler(self._check),
-            "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
+            # As streams, so that those that send no request are seen, and ended.
+            "Check": grpc.stream_unary_rpc_method_handler(self._check),
+            "Watch": grpc.stream_stream_rpc_method_handler(self._watch),
         }
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
@@ -61,24 +68,41 @@ class Health:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def _check(self, message: bytes, context: Context) -> bytes:
-        service = await _service_in(message, context)
-        if service not in self._services:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "there is no service of that name")
-        return _response(self._status_of(service))
+    async def _check(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
+        async with self._counted(context):
+            service = await _service_in(requests, context)
+            if service not in self._services:
+                await context.abort(grpc.StatusCode.NOT_FOUND, "there is no service of that name")
+            return _response(self._status_of(service))
 
-    async def _watch(self, message: bytes, context: Context) -> None:
-        service = await _service_in(message, context)
-        told = None
-        while True:
-            changed = self._changed
-            if (status := self._status_of(service)) != told:
-                await context.write(_response(status))
-                told = status
-            elif self._ending:
-                return
-            else:
-                await changed.wait()
+    async def _watch(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        async with self._counted(context):
+            service = await _service_in(requests, context)
+            told = None
+            while True:
+                changed = self._changed
+                if (status := self._status_of(service)) != told:
+                    await context.write(_response(status))
+                    told = status
+                elif self._ending:
+                    return
+                else:
+                    await changed.wait()
+
+    @asynccontextmanager
+    async def _counted(self, context: Context) -> AsyncIterator[None]:
+        """Counts a call, which any peer may make without a token, and refuses one too many."""
+        if self._calls >= MAX_CALLS:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"calls that ask for health: received {self._calls + 1}, the limit is {MAX_CALLS}; "
+                "end some",
+            )
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
 
     def _status_of(self, service: str) -> int:
         if service not in self._services:
@@ -86,10 +110,16 @@ class Health:
         return int(_STATUS.SERVING if self._serving else _STATUS.NOT_SERVING)
 
 
-async def _service_in(message: bytes, context: Context) -> str:
+async def _service_in(requests: AsyncIterator[bytes], context: Context) -> str:
     try:
+        message = await asyncio.wait_for(anext(requests), REQUEST_SECONDS)
         return str(health_pb2.HealthCheckRequest.FromString(message).service)
-    except DecodeError:
+    except asyncio.TimeoutError:
+        await context.abort(
+            grpc.StatusCode.UNAVAILABLE, f"no request came within {REQUEST_SECONDS:g} s"
+        )
+        raise
+    except (DecodeError, StopAsyncIteration):
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "this is no HealthCheckRequest")
         raise
 

@@ -48,7 +48,6 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     # Whoever connects and says nothing, or not enough, is not waited for.
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
-    ("grpc.max_connection_idle_ms", IDLE_CONNECTION_SECONDS * 1000),
     # Streams that are reset as soon as they are begun wait for a handler all the same, and hold
     # memory: beyond the first number some are refused, beyond the second all.
     ("grpc.server.max_pending_requests", 1_000),
@@ -61,8 +60,9 @@ _OPTIONS: list[tuple[str, int]] = [
 
 _AT_ONCE_S = 0.001  # 0 would mean that nothing is looked at
 
-_MAX_PROBES = 16
-"""Connections of the health address."""
+_MAX_PROBES = 64
+_PROBE_IDLE_SECONDS = 10
+"""Connections of the health address, which anybody may open: none keeps others away for long."""
 
 
 def _max_connections(limit: int) -> int:
@@ -153,7 +153,11 @@ class Server:
         credentials = self._certificates.credentials() if self._certificates else None
         bound = _listen(self._grpc, "--listen", host, port, credentials)
         if probes is not None:
-            self._probes = _grpc_server(max_connections=_MAX_PROBES, max_streams=_MAX_PROBES)
+            self._probes = _grpc_server(
+                max_connections=_MAX_PROBES,
+                max_streams=_MAX_PROBES,
+                idle_seconds=_PROBE_IDLE_SECONDS,
+            )
             self._probes.add_generic_rpc_handlers((self._health.handler(),))
             at = _listen(self._probes, "--health-listen", *probes)
             logger.info("health on %s:%d", probes[0], at)
@@ -227,6 +231,7 @@ def _grpc_server(
     *,
     max_connections: int,
     max_streams: int,
+    idle_seconds: int = IDLE_CONNECTION_SECONDS,
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> grpc.aio.Server:
     return grpc.aio.server(
@@ -235,6 +240,7 @@ def _grpc_server(
             *_OPTIONS,
             ("grpc.max_allowed_incoming_connections", max_connections),
             ("grpc.max_concurrent_streams", max_streams),
+            ("grpc.max_connection_idle_ms", idle_seconds * 1000),
         ],
     )
 

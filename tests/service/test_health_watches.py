@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from grpc_health.v1 import health_pb2
 
+from replayring_server import health
 from replayring_server.health import Health
-from tests.support import LocalServer
+from tests.service.frames import refused
+from tests.support import LocalServer, eventually
 from tests.wire import NOT_SERVING, SERVING, Stream, Wire
 
 REQUEST = health_pb2.HealthCheckRequest()
@@ -30,9 +34,13 @@ class Watcher:
         self.heard.append(health_pb2.HealthCheckResponse.FromString(message).status)
 
 
+async def request() -> AsyncIterator[bytes]:
+    yield REQUEST.SerializeToString()
+
+
 async def watching(health: Health, watcher: Any) -> asyncio.Task[None]:
     """Begins a watch, and returns when it has said something."""
-    task = asyncio.create_task(health._watch(REQUEST.SerializeToString(), watcher))
+    task = asyncio.create_task(health._watch(request(), watcher))
     await asyncio.wait_for(watcher.asked.wait(), 60)
     return task
 
@@ -88,3 +96,29 @@ def test_watcher_that_leaves_takes_nothing_from_the_others(tmp_path: Path) -> No
             assert next_status(watch(other)) == SERVING
             server.run(announce(server))
         assert next_status(staying) == NOT_SERVING
+
+
+def test_watches_are_limited_as_anybody_may_begin_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "MAX_CALLS", 3)
+    with LocalServer(tmp_path / "data") as server, Wire(server.address) as wire:
+        watches = [watch(wire) for _ in range(3)]
+        assert [next_status(stream) for stream in watches] == [SERVING] * 3
+        with refused("RESOURCE_EXHAUSTED", None, "received 4, the limit is 3"):
+            watch(wire).receive()
+        with refused("RESOURCE_EXHAUSTED", None, "received 4, the limit is 3"):
+            wire.health()
+        watches.pop().cancel()
+        eventually(lambda: wire.health() == SERVING, "there is room again")
+
+
+@pytest.mark.parametrize("method", ["Check", "Watch"])
+def test_a_call_that_asks_for_nothing_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(health, "REQUEST_SECONDS", 0.1)
+    with LocalServer(tmp_path / "data") as server, Wire(server.address) as wire:
+        silent = wire.stream(f"/grpc.health.v1.Health/{method}", timeout=60)
+        with refused("UNAVAILABLE", None, "no request came within 0.1 s"):
+            silent.receive()

@@ -15,6 +15,8 @@ import pytest
 
 from replayring_proto.v1 import buffer_pb2, replay_pb2
 from replayring_server.engine import Buffer
+from replayring_server.service.budget import Budget, Hold
+from replayring_server.service.calls import Call
 from tests.service.frames import SPEC, episode, refused
 from tests.service.stalling import half_an_episode
 from tests.support import PATIENCE, LocalServer, ServerProcess, eventually
@@ -197,3 +199,16 @@ def test_slow_syncs_of_one_buffer_hold_up_no_other(
             go_on.set()
         for actor in actors:
             actor.receive()
+
+
+@pytest.mark.parametrize(("held", "step"), [(0, 64 << 10), (1 << 20, 64 << 10), (1 << 30, 1 << 20)])
+def test_who_holds_much_has_to_move_much(held: int, step: int) -> None:
+    """Two who move 47 KB a second each would otherwise hold all there is for hours."""
+    call: Any = Call.__new__(Call)
+    call.hold = Hold(Budget(held), held)
+    call.begin_pack()
+    call.idle = 3
+    call._count(step - 1)
+    assert call.idle == 3
+    call._count(1)
+    assert call.idle == 0

@@ -32,8 +32,10 @@ from replayring_server.tally import CallTally
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
-# A peer that moves less than this between two looks does as good as nothing.
+# A peer that moves less than this in its time does as good as nothing; and so does one that moves
+# less than this part of what it holds. Those who wait for that would wait for hours.
 _STEP_BYTES = 64 << 10
+_STEPS = 1024
 _TICKS_OF_PATIENCE = 4
 
 # Of these an answer is work; the call itself may last for weeks.
@@ -186,7 +188,8 @@ class Call:
 
     def _count(self, nbytes: int) -> None:
         self._moved += nbytes
-        if self._moved >= _STEP_BYTES:
+        held = self.hold.nbytes if self.hold else 0
+        if self._moved >= max(_STEP_BYTES, held // _STEPS):
             self.begin_pack()
 
 

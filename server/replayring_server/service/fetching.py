@@ -9,7 +9,7 @@ import numpy as np
 
 from replayring_proto.errors import InvalidRequestError
 from replayring_proto.framing import encode_data, encode_header
-from replayring_proto.limits import MAX_VIEW_KEYS, check_limit
+from replayring_proto.limits import MAX_VIEW_KEYS, ServerLimits, check_limit
 from replayring_proto.messages import parse, view_from_message
 from replayring_proto.ring import Plan
 from replayring_proto.spec import BufferSpec
@@ -19,8 +19,8 @@ from replayring_server.service.calls import Call, Calls
 from replayring_server.service.packs import send_pack
 from replayring_server.service.workers import Lane, Workers
 
-# Looking up one entry of a window takes about as long as moving this much.
-_ENTRY_BYTES = 64
+# Looking up one entry of a window takes about as long as moving this much, and as much memory.
+_ENTRY_BYTES = 100
 
 # Plans of larger views are not kept; they would take memory.
 _KEPT_VIEW_BYTES = 4096
@@ -48,7 +48,7 @@ async def _send_items(
         )
     count = len(request.positions) or len(request.indices)
     plan = _planned(buffer.spec, request.view.SerializeToString())
-    nbytes = plan.check_size(count, store.limits)
+    plan.check_size(count, store.limits)
     if request.positions:
         # A list: numpy takes twice as long over protobuf's own sequences.
         positions = np.array(request.positions[:], np.int64)
@@ -57,8 +57,9 @@ async def _send_items(
         # An index beyond int64 does not exist yet; so does the largest that int64 can say.
         indices = np.minimum(np.array(request.indices[:], np.uint64), np.iinfo(np.int64).max)
         gather = partial(buffer.reader.at_indices, plan, indices.astype(np.int64))
-    await call.take(calls.sending, nbytes)
-    await send_pack(call, await workers.run(Lane.READ, gather, work_for(plan, count)))
+    work = work_for(plan, count)
+    await call.take(calls.sending, held_for(work, store.limits))
+    await send_pack(call, await workers.run(Lane.READ, gather, work))
 
 
 def _planned(spec: BufferSpec, view: bytes) -> Plan:
@@ -76,6 +77,14 @@ _kept = lru_cache(maxsize=64)(_plan)
 def work_for(plan: Plan, count: int) -> int:
     """Returns the work for a reply of `count` frames, in bytes that could be moved meanwhile."""
     return plan.layout(count).nbytes + count * plan.entries_per_frame * _ENTRY_BYTES
+
+
+def held_for(work: int, limits: ServerLimits) -> int:
+    """Returns the bytes of the budget for what is sent that such work is charged for.
+
+    What is sent, and what it takes to resolve its windows, which may be more.
+    """
+    return min(work, limits.max_sending_bytes)
 
 
 async def read_column(store: Store, workers: Workers, call: Call) -> None:

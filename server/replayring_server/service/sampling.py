@@ -16,7 +16,7 @@ from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Buffer, Store
 from replayring_server.service.calls import Call, Calls
 from replayring_server.service.changes import Changes
-from replayring_server.service.fetching import work_for
+from replayring_server.service.fetching import held_for, work_for
 from replayring_server.service.packs import send_pack
 from replayring_server.service.workers import Lane, Workers
 
@@ -124,7 +124,8 @@ class SampleBatch:
         if len(buffer.reader.live) < self._min_frames:
             return None
         begun = time.perf_counter()
-        await self._call.take(self._calls.sending, self._nbytes * batches)
+        held = held_for(self._work * batches, self._store.limits)
+        await self._call.take(self._calls.sending, held)
         next_index = buffer.reader.live.end
         lane, work = (Lane.SEARCH, None) if sampler.costly else (Lane.READ, self._work * batches)
         try:
