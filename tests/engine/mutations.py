@@ -12,7 +12,7 @@ from typing import Any
 
 from replayring_proto.layout import META, encode_meta
 from replayring_proto.ring import RingReader
-from replayring_server.engine import Buffer, cursor, files, incoming
+from replayring_server.engine import Buffer, cursor, files, incoming, store
 from replayring_server.engine.ring import RingWriter
 
 Patch = Callable[[Any, str, Any], None]
@@ -177,15 +177,15 @@ def description_before_files(patch: Patch) -> None:
 def remove_before_rename(patch: Patch) -> None:
     """A buffer is deleted file by file, under its own name."""
 
-    def close(self: Buffer, *, sync: bool = True) -> None:
-        whole(self, sync=sync)
-        if not sync:
-            for path in sorted(self._folder.rglob("*")):
+    def rename(self: Path, target: Path) -> Path:
+        if target.name.startswith(store.DELETING):
+            for path in sorted(self.rglob("*")):
                 if path.is_file():
                     path.unlink()
+        return whole(self, target)
 
-    whole = Buffer.close
-    patch(Buffer, "close", close)
+    whole = Path.rename
+    patch(Path, "rename", rename)
 
 
 def parameters_in_place(patch: Patch) -> None:

@@ -96,8 +96,9 @@ def test_appends_that_wait_together_share_a_sync(
         heads: list[int] = []
 
         def slow(mapped: files.Bytes, path: Path) -> None:
-            began.set()
-            assert go_on.wait(60)
+            if path.name != layout.CURSOR:  # which appends may wait for themselves
+                began.set()
+                assert go_on.wait(60)
             sync_mapped(mapped, path)
 
         def noted(self: Cursor, head: int, low: int, episodes: int) -> None:

@@ -21,6 +21,7 @@ from replayring_proto.errors import (
 )
 from replayring_proto.pack import Pack
 from replayring_server.engine import Origin, Store
+from replayring_server.engine.lock import DirectoryLock
 from replayring_server.inspection import verify
 from replayring_server.snapshots import restore, snapshot
 from replayring_server.snapshots.places import FolderPlace
@@ -331,7 +332,11 @@ def test_a_destination_in_the_data_directory_is_refused(store: Store) -> None:
 
 
 def test_one_snapshot_at_a_time_goes_to_a_folder(store: Store, tmp_path: Path) -> None:
-    with Store(tmp_path / "other"), pytest.raises(DirectoryLockedError, match="is at work in"):
+    (tmp_path / "other").mkdir()
+    with (
+        DirectoryLock(tmp_path / "other"),
+        pytest.raises(DirectoryLockedError, match="wait until it has ended"),
+    ):
         snapshot(store.data_dir, str(tmp_path / "other"))
 
 

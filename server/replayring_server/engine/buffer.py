@@ -104,11 +104,8 @@ class Buffer:
         self._disk_bytes = sum(sizes.values())
         self._mapped = {file: files.map_file(folder / file, writable=True) for file in sizes}
         columns = FrameColumns(self.spec, self._mapped.__getitem__)
-        self._cursor = Cursor(
-            self._mapped[layout.CURSOR],
-            self.spec.capacity,
-            partial(files.sync_mapped, self._mapped[layout.CURSOR], folder / layout.CURSOR),
-        )
+        page, path = self._mapped[layout.CURSOR], folder / layout.CURSOR
+        self._cursor = Cursor(page, self.spec.capacity, lambda: files.sync_mapped(page, path))
         self.restored = self._cursor.restored
         counters = self._cursor.counters
         self.reader = RingReader(self.spec, counters, columns)
