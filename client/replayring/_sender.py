@@ -271,9 +271,10 @@ class Sender(Background):
         Ctrl-C may come between any two steps: what it kept from being told is told the next time,
         and what was told twice is sent once.
         """
-        if self._outbox is not None:
+        outbox = self._outbox  # which a call that ends takes away, without the lock
+        if outbox is not None:
             for episode in self._backlog.after(self._told):
-                self._outbox.put(episode)
+                outbox.put(episode)
                 self._told = episode.sequence
 
     def _loaded(self, groups: Iterable[list[Held]]) -> Iterator[list[Outgoing]]:

@@ -323,6 +323,29 @@ class TestLife:
                 assert succeeds_in_child(lambda: eventually(lambda: writer.pending == [1], "it"))
             stored.proceed.set()
 
+    def test_a_call_that_ends_while_it_is_told_of_an_episode_costs_nothing(
+        self,
+        fake: FakeServer,
+        fake_buffer: replayring.Buffer,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        stored = store(fake)
+        with fake_buffer.writer() as writer:
+            sender: Any = writer._sender
+            after = sender._backlog.after
+
+            def ends(sequence: int) -> Any:
+                sender._outbox = None
+                return after(sequence)
+
+            writer.add_episode(episode(value=1))
+            writer.flush()
+            with monkeypatch.context() as ending:
+                ending.setattr(sender._backlog, "after", ends)
+                writer.add_episode(episode(value=2))
+            writer.flush()
+        assert [kept.arrays["reward"][0] for kept in stored.stored] == [1, 2]
+
     def test_an_interrupt_between_queueing_and_sending_costs_nothing(
         self,
         fake: FakeServer,

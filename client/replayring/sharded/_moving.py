@@ -130,7 +130,11 @@ class MovingSender:
 
     def _move(self, old: _Movable) -> None:
         with self._turn:
-            new = self._begin()
+            try:
+                new = self._begin()
+            except ReplayRingError:  # the client was closed meanwhile, say
+                old.stays()
+                return
             if self._sender is not old or new.part is old.part or new.part.shard.lost:
                 old.stays()
                 return
