@@ -37,7 +37,9 @@ class _Condition(threading.Condition):
         try:
             return super().wait(_LOOK_SECONDS if timeout is None else min(timeout, _LOOK_SECONDS))
         except BaseException:
-            if not self._is_owned():  # type: ignore[attr-defined]
+            try:
+                self.notify(0)  # which needs the lock, and does nothing
+            except RuntimeError:
                 self.acquire()
             raise
 

@@ -111,6 +111,7 @@ class Sender(Background):
 
     def put_regardless(self, arrays: Arrays) -> int:
         """As `put`, whatever an earlier episode was refused for."""
+        self.check_native()
         episode = Outgoing.of(0, arrays)
         self._wait(lambda: self._backlog.has_room(episode))
         with self._lock:

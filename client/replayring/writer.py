@@ -261,7 +261,7 @@ class Writer:
         """
         try:
             with self._turn:
-                if len(self._steps) and self._finalizer.alive and not self._sender.foreign:
+                if len(self._steps) and self._finalizer.alive:
                     self._sender.put_regardless(self._steps.arrays())
         finally:
             self.close()

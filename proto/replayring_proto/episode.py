@@ -141,9 +141,9 @@ def _fit(column: Column, value: Any) -> Array:
     except (TypeError, ValueError) as error:  # tensors numpy has no dtype for, ragged sequences
         raise InvalidEpisodeError(f"column {column.name!r}: {error}") from None
     if array.shape[1:] != column.shape or array.ndim == 0:
+        wanted = str(("frames", *column.shape)).replace("'", "")
         raise InvalidEpisodeError(
-            f"column {column.name!r} has shape {array.shape}; it must be "
-            f"({', '.join(['frames', *map(str, column.shape or ('',))]).rstrip()})"
+            f"column {column.name!r} has shape {array.shape}; it must be {wanted}"
         )
     if array.dtype == column.dtype:
         return array

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -27,6 +28,28 @@ MAX_CALLS = 256
 REQUEST_SECONDS = 10.0
 
 
+class _Room:
+    """Room for the calls that come to one address, which any peer may make without a token."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    @asynccontextmanager
+    async def taken(self, context: Context) -> AsyncIterator[None]:
+        """Counts a call while it lasts, and refuses one too many."""
+        if self._calls >= MAX_CALLS:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"calls that ask for health: received {self._calls + 1}, the limit is {MAX_CALLS}; "
+                "end some",
+            )
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+
+
 class Health:
     """The health of one server: all its services are served, or none.
 
@@ -42,15 +65,15 @@ class Health:
         self._services = {"", *services}
         self._serving = False
         self._ending = False
-        self._calls = 0
         self._changed = asyncio.Event()
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """Returns what a gRPC server registers."""
+        """Returns what a gRPC server registers. What comes to one keeps nobody from another."""
+        room = _Room()
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             # As streams, so that those that send no request are seen, and ended.
-            "Check": grpc.stream_unary_rpc_method_handler(self._check),
-            "Watch": grpc.stream_stream_rpc_method_handler(self._watch),
+            "Check": grpc.stream_unary_rpc_method_handler(partial(self._check, room)),
+            "Watch": grpc.stream_stream_rpc_method_handler(partial(self._watch, room)),
         }
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
@@ -68,15 +91,15 @@ class Health:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def _check(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
-        async with self._counted(context):
+    async def _check(self, room: _Room, requests: AsyncIterator[bytes], context: Context) -> bytes:
+        async with room.taken(context):
             service = await _service_in(requests, context)
             if service not in self._services:
                 await context.abort(grpc.StatusCode.NOT_FOUND, "there is no service of that name")
             return _response(self._status_of(service))
 
-    async def _watch(self, requests: AsyncIterator[bytes], context: Context) -> None:
-        async with self._counted(context):
+    async def _watch(self, room: _Room, requests: AsyncIterator[bytes], context: Context) -> None:
+        async with room.taken(context):
             service = await _service_in(requests, context)
             told = None
             while True:
@@ -88,21 +111,6 @@ class Health:
                     return
                 else:
                     await changed.wait()
-
-    @asynccontextmanager
-    async def _counted(self, context: Context) -> AsyncIterator[None]:
-        """Counts a call, which any peer may make without a token, and refuses one too many."""
-        if self._calls >= MAX_CALLS:
-            await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"calls that ask for health: received {self._calls + 1}, the limit is {MAX_CALLS}; "
-                "end some",
-            )
-        self._calls += 1
-        try:
-            yield
-        finally:
-            self._calls -= 1
 
     def _status_of(self, service: str) -> int:
         if service not in self._services:

@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from replayring_server import health
-from replayring_server.health import Health
+from replayring_server.health import Health, _Room
 from tests.service.frames import refused
 from tests.support import LocalServer, eventually
 from tests.wire import NOT_SERVING, SERVING, Stream, Wire
@@ -40,7 +40,7 @@ async def request() -> AsyncIterator[bytes]:
 
 async def watching(health: Health, watcher: Any) -> asyncio.Task[None]:
     """Begins a watch, and returns when it has said something."""
-    task = asyncio.create_task(health._watch(request(), watcher))
+    task = asyncio.create_task(health._watch(_Room(), request(), watcher))
     await asyncio.wait_for(watcher.asked.wait(), 60)
     return task
 

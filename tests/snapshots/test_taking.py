@@ -335,7 +335,7 @@ def test_one_snapshot_at_a_time_goes_to_a_folder(store: Store, tmp_path: Path) -
     (tmp_path / "other").mkdir()
     with (
         DirectoryLock(tmp_path / "other"),
-        pytest.raises(DirectoryLockedError, match="wait until it has ended"),
+        pytest.raises(DirectoryLockedError, match="is at work in"),
     ):
         snapshot(store.data_dir, str(tmp_path / "other"))
 

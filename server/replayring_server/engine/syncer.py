@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
 from replayring_server.engine.buffer import Buffer
@@ -56,7 +56,7 @@ class Syncer:
         with ThreadPoolExecutor(_AT_ONCE, "replayring-sync-one") as threads:
             while not self._stopping.wait(max(due - time.monotonic(), 0)):
                 due = time.monotonic() + INTERVAL_S
-                wait([threads.submit(_sync_one, buffer) for buffer in self._buffers()])
+                list(threads.map(_sync_one, self._buffers()))  # raises what a defect raises
 
     def _reserve(self) -> None:
         while (buffer := self._running_out.get()) is not None and not self._stopping.is_set():
