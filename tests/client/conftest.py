@@ -6,10 +6,11 @@ import itertools
 import threading
 from collections.abc import Iterator
 
+import grpc
 import pytest
 
 import replayring
-from tests.client.fake_server import FakeServer
+from tests.client.fake_server import FakeServer, status
 from tests.support import ServerProcess, eventually
 
 _numbers = itertools.count()
@@ -83,3 +84,11 @@ def fake_client(fake: FakeServer) -> Iterator[replayring.Client]:
 def fake_buffer(fake: FakeServer, fake_client: replayring.Client) -> replayring.Buffer:
     """A buffer of a server that does what a test says."""
     return fake_client.buffer("fake")
+
+
+@pytest.fixture
+def impatient(fake: FakeServer, no_threads_left: None) -> Iterator[replayring.Buffer]:
+    """A buffer of a client that waits half a second."""
+    fake.script("AddEpisodes", status(grpc.StatusCode.UNAVAILABLE))
+    with replayring.connect(fake.address, timeout=0.5) as client:
+        yield client.buffer("fake")

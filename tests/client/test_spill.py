@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import stat
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 
@@ -22,35 +18,21 @@ import replayring
 from replayring._spill import Spill
 from tests.client import fake_store
 from tests.client.conftest import SPEC
-from tests.client.fake_server import FakeServer, status
+from tests.client.fake_server import FakeServer
 from tests.client.fake_store import FakeStore
 from tests.client.forking import succeeds_in_child
 from tests.client.spilling_actor import episode
+from tests.client.writing import store
 from tests.support import PATIENCE, ServerProcess, read_line
 
 pytestmark = pytest.mark.usefixtures("no_threads_left")
 
 FILE_BYTES = 164  # what one of these episodes takes
-AWAY = status(grpc.StatusCode.UNAVAILABLE)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "robots" / "7"
-
-
-@pytest.fixture
-def impatient(fake: FakeServer, no_threads_left: None) -> Iterator[replayring.Buffer]:
-    """A buffer of a client that waits half a second."""
-    fake.script("AddEpisodes", AWAY)
-    with replayring.connect(fake.address, timeout=0.5) as client:
-        yield client.buffer("fake")
-
-
-def store(fake: FakeServer, **faults: str) -> FakeStore:
-    scripted = FakeStore(**faults)
-    fake.script("AddEpisodes", scripted)
-    return scripted
 
 
 def files(folder: Path) -> list[int]:
@@ -405,60 +387,6 @@ def test_a_killed_actor_loses_nothing_that_was_spilled(tmp_path: Path) -> None:
         rewards = client.buffer("b").read_columns(["reward"])["reward"]
         assert rewards[::3].tolist() == [1, 3, 4, 5, 6, 7, 8, 9, 10]
         assert files(spill) == []
-
-
-class TestOutagesInTheLog:
-    def test_one_warning_and_one_word_of_the_end(
-        self, fake: FakeServer, impatient: replayring.Buffer, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        with impatient.writer(max_in_flight_bytes=1) as writer:
-            writer.add_episode(episode(1))
-            for _ in range(2):
-                with pytest.raises(replayring.ServerUnavailableError):
-                    writer.add_episode(episode(2))
-            assert caplog.text.count("waits until there is room: it holds 1 episodes") == 1
-            assert caplog.text.count(f"the server at {fake.address} cannot be reached") == 1
-            store(fake)
-            writer.flush(timeout=PATIENCE)
-        assert caplog.text.count("is back after") == 1
-
-    def test_a_broken_connection_is_no_outage(
-        self, fake: FakeServer, impatient: replayring.Buffer, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        store(fake, at_1=fake_store.LOST_BEFORE)
-        with caplog.at_level(logging.INFO), impatient.writer(timeout=PATIENCE) as writer:
-            writer.add_episode(episode(1))
-        assert "the server" not in caplog.text
-
-    def test_several_who_notice_at_once_know_no_more_than_one(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        outage = replayring._outage.Outage("here:1")
-        failure = replayring.ServerUnavailableError("broken")
-        for _ in range(5):
-            outage.failed(failure, begun=0.0)  # all were under way when the connection broke
-        assert not outage.certain
-        outage.failed(failure, begun=float("inf"))
-        assert outage.certain
-        assert caplog.text.count("cannot be reached") == 1
-        outage.answered()
-        outage.answered()
-        assert not outage.certain
-        assert caplog.text.count("is back after") == 1
-
-    def test_waiting_has_its_own_limit(
-        self, fake: FakeServer, impatient: replayring.Buffer
-    ) -> None:
-        writer = impatient.writer(max_in_flight_bytes=1, timeout=PATIENCE)
-        writer.add_episode(episode(1))
-        with pytest.raises(replayring.ServerUnavailableError):
-            impatient.add_episode(episode(0))  # the client's own half second
-        second = threading.Thread(target=writer.add_episode, args=(episode(2),))
-        second.start()
-        stored = store(fake)
-        second.join(PATIENCE)
-        writer.close()
-        assert values(stored) == [1, 2]
 
 
 def _pack(data: dict[str, Any]) -> Any:

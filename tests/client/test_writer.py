@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -323,50 +324,32 @@ class TestLife:
                 assert succeeds_in_child(lambda: eventually(lambda: writer.pending == [1], "it"))
             stored.proceed.set()
 
-    def test_a_call_that_ends_while_it_is_told_of_an_episode_costs_nothing(
+    @pytest.mark.parametrize("what", ["the call ends", "Ctrl-C"])
+    def test_what_comes_between_queueing_and_sending_costs_nothing(
         self,
         fake: FakeServer,
         fake_buffer: replayring.Buffer,
         monkeypatch: pytest.MonkeyPatch,
+        what: str,
     ) -> None:
         stored = store(fake)
         with fake_buffer.writer() as writer:
             sender: Any = writer._sender
             after = sender._backlog.after
 
-            def ends(sequence: int) -> Any:
-                sender._outbox = None
+            def between(sequence: int) -> Any:
+                if what == "Ctrl-C":
+                    raise KeyboardInterrupt
+                sender._outbox = None  # as the call's end does, without the lock
                 return after(sequence)
 
-            writer.add_episode(episode(value=1))
-            writer.flush()
-            with monkeypatch.context() as ending:
-                ending.setattr(sender._backlog, "after", ends)
-                writer.add_episode(episode(value=2))
-            writer.flush()
-        assert [kept.arrays["reward"][0] for kept in stored.stored] == [1, 2]
-
-    def test_an_interrupt_between_queueing_and_sending_costs_nothing(
-        self,
-        fake: FakeServer,
-        fake_buffer: replayring.Buffer,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        stored = store(fake)
-        with fake_buffer.writer() as writer:
-            writer.add_episode(episode(value=1))
-            writer.flush()
-            with monkeypatch.context() as interrupted:
-                interrupted.setattr(_sender.Sender, "_tell", _interrupted)
-                with pytest.raises(KeyboardInterrupt):
-                    writer.add_episode(episode(value=2))
-            for value in (3, 4):
-                writer.add_episode(episode(value=value))
-            writer.flush()
-            with monkeypatch.context() as interrupted:
-                interrupted.setattr(_sender.Sender, "_tell", _interrupted)
-                with pytest.raises(KeyboardInterrupt):
-                    writer.add_episode(episode(value=5))
+            for value in range(1, 6):
+                with monkeypatch.context() as planted, suppress(KeyboardInterrupt):
+                    if value in (2, 5):  # others come after the one, and none after the other
+                        planted.setattr(sender._backlog, "after", between)
+                    writer.add_episode(episode(value=value))
+                if value in (1, 4):
+                    writer.flush()
             writer.flush()
         assert [kept.arrays["reward"][0] for kept in stored.stored] == [1, 2, 3, 4, 5]
 
@@ -386,7 +369,3 @@ class TestLife:
             assert os.waitpid(pid, 0)[1] == 0
             writer.add_episode(episode())
         assert buffer.info().num_episodes == 2
-
-
-def _interrupted(*_: object) -> None:
-    raise KeyboardInterrupt

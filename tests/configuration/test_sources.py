@@ -192,6 +192,8 @@ def test_variables_of_others_are_left_alone(variable: str) -> None:
         ("grace = nan", "grace is nan; it must be a number, not negative, in seconds"),
         ("grace = 2001-01-01", "it must be a number"),
         ("[limits]\nmax_calls = 7.0", "max_calls is 7.0; it must be a number, whole"),
+        ('token_file = ""', "token_file is empty; leave it out"),
+        ('data_dir = ""', "data_dir is empty; leave it out"),
         ("[limits]\nmax_calls = 0", "max_calls is 0; it must be above zero"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Iterator
 
 from tests.support import PATIENCE
 
@@ -17,13 +18,8 @@ _TOGETHER = 100
 
 def reset_streams(address: str, count: int) -> None:
     """Begins and resets so many streams on one connection, and waits for the server's answer."""
-    host, _, port = address.rpartition(":")
     request = _request("/replayring.v1.ReplayService/ListBuffers")
-    with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
-        connection.sendall(_PREFACE + _frame(_SETTINGS))
-        answered = threading.Event()
-        reader = threading.Thread(target=_acknowledge, args=(connection, answered))
-        reader.start()
+    with _answered(address) as connection:
         for first in range(0, count, _TOGETHER):
             streams = range(2 * first + 1, 2 * (first + _TOGETHER), 2)
             connection.sendall(
@@ -33,25 +29,52 @@ def reset_streams(address: str, count: int) -> None:
                     for stream in streams
                 )
             )
-        connection.sendall(_frame(_PING, 0, 0, b"all sent"))
-        assert answered.wait(PATIENCE)
-        connection.shutdown(socket.SHUT_RDWR)
-        reader.join(PATIENCE)
 
 
 def call_path(address: str, path: str) -> None:
     """Makes a call of a path, a character for each byte, and waits until the server has seen it."""
-    host, _, port = address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
-        connection.sendall(_PREFACE + _frame(_SETTINGS))
+    with _answered(address) as connection:
         connection.sendall(_frame(_HEADERS, _END_STREAM | _END_HEADERS, 1, _request(path)))
+
+
+@contextlib.contextmanager
+def keeping_up(address: str) -> Iterator[threading.Event]:
+    """Keeps a connection open, and answers pings, until the server closes it and that is set."""
+    with _connected(address) as connection:
+        closed = threading.Event()
+
+        def read() -> None:
+            _acknowledge(connection, threading.Event())
+            closed.set()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        yield closed
+        with contextlib.suppress(OSError):  # it is closed
+            connection.shutdown(socket.SHUT_RDWR)
+        reader.join(PATIENCE)
+
+
+@contextlib.contextmanager
+def _answered(address: str) -> Iterator[socket.socket]:
+    """Gives a connection, and waits until the server has seen what was sent there."""
+    with _connected(address) as connection:
         answered = threading.Event()
         reader = threading.Thread(target=_acknowledge, args=(connection, answered))
         reader.start()
+        yield connection
         connection.sendall(_frame(_PING, 0, 0, b"all sent"))
         assert answered.wait(PATIENCE)
         connection.shutdown(socket.SHUT_RDWR)
         reader.join(PATIENCE)
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[socket.socket]:
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
+        connection.sendall(_PREFACE + _frame(_SETTINGS))
+        yield connection
 
 
 def _acknowledge(connection: socket.socket, answered: threading.Event) -> None:

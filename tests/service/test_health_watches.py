@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
 from replayring_server import health
 from replayring_server.health import Health, _Room
+from replayring_server.server import _grpc_server, _listen
+from tests.security.resets import keeping_up
 from tests.service.frames import refused
-from tests.support import LocalServer, eventually
+from tests.support import LocalServer, ServerProcess, eventually
 from tests.wire import NOT_SERVING, SERVING, Stream, Wire
 
 REQUEST = health_pb2.HealthCheckRequest()
@@ -122,3 +126,34 @@ def test_a_call_that_asks_for_nothing_is_ended(
         silent = wire.stream(f"/grpc.health.v1.Health/{method}", timeout=60)
         with refused("UNAVAILABLE", None, "no request came within 0.1 s"):
             silent.receive()
+
+
+def test_what_comes_to_one_address_keeps_no_probe_from_another(tmp_path: Path) -> None:
+    probes = ["--health-listen", "127.0.0.1:0"]
+    with ServerProcess(tmp_path / "data", *probes) as server, Wire(server.address) as wire:
+        (port,) = re.findall(r"health on 127\.0\.0\.1:(\d+)", server.log_text())
+        watches = [watch(wire) for _ in range(health.MAX_CALLS)]
+        assert {next_status(stream) for stream in watches} == {SERVING}
+        with refused("RESOURCE_EXHAUSTED", None, "calls that ask for health"):
+            wire.health()
+        with Wire(f"127.0.0.1:{port}") as probe:
+            assert probe.health() == SERVING
+
+
+def test_an_address_for_probes_lets_go_of_peers_that_ask_for_nothing(tmp_path: Path) -> None:
+    """Who answers pings would otherwise keep the few connections that there are."""
+
+    async def listen(server: LocalServer) -> tuple[grpc.aio.Server, int]:
+        probes = _grpc_server(max_connections=1, max_streams=1, idle_seconds=1)
+        probes.add_generic_rpc_handlers((server.server._health.handler(),))
+        port = _listen(probes, "--health-listen", "127.0.0.1", 0)
+        await probes.start()
+        return probes, port
+
+    with LocalServer(tmp_path / "data") as server:
+        probes, port = server.run(listen(server))
+        with keeping_up(f"127.0.0.1:{port}") as closed:
+            assert closed.wait(60)
+        with Wire(f"127.0.0.1:{port}") as probe:
+            assert probe.health() == SERVING
+        server.run(probes.stop(0))

@@ -19,6 +19,8 @@ from replayring_proto.errors import InvalidRequestError
 from replayring_proto.limits import ServerLimits
 from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Buffer
+from replayring_server.service.budget import Budget
+from replayring_server.service.calls import Call
 from tests.service.frames import refused
 from tests.service.stalling import NARROW, follower, half_an_episode, unread_batch
 from tests.support import PATIENCE, LocalServer, eventually
@@ -170,6 +172,30 @@ def test_calls_in_flight(tmp_path: Path) -> None:
         assert wire.health() == SERVING
         streams.pop().cancel()
         eventually(lambda: wire.refusal("GetBuffer", get("b")) is None, "there is room again")
+
+
+def test_the_memory_that_windows_take_is_counted_with_what_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What 400,000 places take is a hundred times what they give; nobody is charged too much."""
+    charged: list[int] = []
+    take = Call.take
+
+    async def noted(call: Call, budget: Budget, nbytes: int) -> None:
+        charged.append(nbytes)
+        await take(call, budget, nbytes)
+
+    monkeypatch.setattr(Call, "take", noted)
+    with serving(tmp_path, max_reply_bytes=1 << 24, max_sending_bytes=1 << 25) as (_, wire):
+        wire.create("b", spec_message({"x": ("uint8", ())}, 10))
+        wire.add("b", {"x": np.arange(10, dtype=np.uint8)})
+        charged.clear()
+        for offsets in (100, 4000):
+            window = view_message(frames={"x": [0] * offsets})
+            wire.get("b", [0] * 100, view=window)
+            wire.sample("b", 100, view=window)
+    assert all(100 * 100 * 100 < nbytes < 2 * 100 * 100 * 100 for nbytes in charged[:2])
+    assert charged[2:] == [1 << 25] * 2
 
 
 def test_watchers(tmp_path: Path) -> None:

@@ -143,11 +143,18 @@ def test_any_number_of_signals_at_any_moment_ends_with_0(tmp_path: Path) -> None
         ends_cleanly(server, 3)
 
 
+def plant(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has servers that are started run `code` before anything else."""
+    (folder / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setenv("PLANTED_IN", str(folder))
+
+
 # A disk that writes no column while the file `slow` exists; `at work` says that it was asked to.
 SLOW_DISK = """
 import os, pathlib, time
 from replayring_server.engine import files
-folder = pathlib.Path(os.environ["SLOW_DISK"])
+folder = pathlib.Path(os.environ["PLANTED_IN"])
 real = files.sync_mapped
 
 def sync(mapped, path):
@@ -165,9 +172,7 @@ files.sync_mapped = sync
 def test_sync_under_way_is_finished_and_buffers_are_closed_behind_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(SLOW_DISK)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setenv("SLOW_DISK", str(tmp_path))
+    plant(SLOW_DISK, tmp_path, monkeypatch)
     with serving(tmp_path, "--grace", "0") as (server, wire):
         (tmp_path / "slow").touch()
         wire.add("b", episode(3))
@@ -189,7 +194,7 @@ check = Server.check
 
 async def deaf(self):
     await check(self)
-    if pathlib.Path(os.environ["DEAF"]).exists():
+    if pathlib.Path(os.environ["PLANTED_IN"], "deaf").exists():
         raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
 
 Server.check = deaf
@@ -199,9 +204,7 @@ Server.check = deaf
 def test_a_server_that_takes_no_connections_any_more_stops_for_somebody_to_restart_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(DEAF)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setenv("DEAF", str(tmp_path / "deaf"))
+    plant(DEAF, tmp_path, monkeypatch)
     with serving(tmp_path) as (server, wire):
         wire.add("b", episode(3))
         server.signal(signal.SIGHUP)  # which ends nothing, though there are no tokens to read

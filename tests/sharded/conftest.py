@@ -113,3 +113,10 @@ def add_to(
 ) -> replayring.Acknowledgement:
     """Adds an episode to one shard of a buffer."""
     return buffer._parts[shard].buffer.add_episode(episode(frames, number))
+
+
+def connect(shards: Shards, **options: object) -> replayring.ShardedClient:
+    """Returns a client of all of them."""
+    client = replayring.connect(shards.address, **{"timeout": 60, **options})
+    assert isinstance(client, replayring.ShardedClient)
+    return client

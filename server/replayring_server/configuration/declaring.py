@@ -108,8 +108,8 @@ class Setting:
             raise TypeError
         if self.kind is bool:
             return _WORDS[given.lower()]
-        if not given:
-            raise ValueError
+        if not given:  # as of a shell's variable that is not set
+            raise InvalidRequestError(f"{self.name} is empty; leave it out, or give it a value")
         return Address.parse(given) if self.kind is Address else given
 
     def _number(self, given: object) -> Any:
