@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from contextlib import suppress
 from typing import Any
@@ -356,16 +355,12 @@ class TestLife:
     def test_a_forked_copy_cannot_be_used(self, buffer: replayring.Buffer) -> None:
         with buffer.writer() as writer:
             writer.add_episode(episode())
-            pid = os.fork()
-            if not pid:
-                code = 1
-                try:
-                    with pytest.raises(replayring.ClosedError, match="forked"):
-                        writer.append(step())
-                    writer.close()  # what `with` does; neither waits nor sends
-                    code = 0
-                finally:
-                    os._exit(code)
-            assert os.waitpid(pid, 0)[1] == 0
+
+            def work() -> None:
+                with pytest.raises(replayring.ClosedError, match="forked"):
+                    writer.append(step())
+                writer.close()  # what `with` does; neither waits nor sends
+
+            assert succeeds_in_child(work)
             writer.add_episode(episode())
         assert buffer.info().num_episodes == 2
