@@ -7,16 +7,21 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from replayring_server.security.certificates import Certificates
 from replayring_server.telemetry import prometheus
+from replayring_server.telemetry.prometheus import MetricsServer
 from tests.certificates import READ, UNKNOWN, Authority, Pair, token_file
+from tests.observability import made
 from tests.observability.conftest import metrics_address
 from tests.service.frames import SPEC, episode
 from tests.support import PATIENCE, ServerProcess, eventually, refusal_of
@@ -213,29 +218,45 @@ def test_without_the_library_it_says_how_to_install_it(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_peers_that_say_nothing_take_few_threads_and_keep_nobody_out(
-    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("said", [b"", b"x"], ids=["silent", "trickling"])
+def test_peers_that_stall_take_few_threads_and_keep_nobody_out(
+    said: bytes,
+    encrypted: bool,
+    pair: Pair,
+    authority: Authority,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    host, _, port = metrics_address(server).rpartition(":")
-    before = server.stats.num_threads()
-    silent = [
-        socket.create_connection((host, int(port))) for _ in range(3 * prometheus.MAX_SCRAPES)
-    ]
-    try:
-        for each in silent[: prometheus.MAX_SCRAPES]:
-            each.sendall(b"GET /met")
-        eventually(lambda: server.stats.num_threads() > before, "some are being listened to")
-        assert server.stats.num_threads() <= before + prometheus.MAX_SCRAPES
-        eventually(lambda: answers(server), "the silent ones are given up")
-    finally:
-        for each in silent:
-            each.close()
-    assert server.stop() == 0
+    monkeypatch.setattr(prometheus, "_PATIENCE_S", 1.0)
+    certificates = Certificates(pair.cert, pair.key, None) if encrypted else None
+    tls = ssl.create_default_context(cafile=str(authority.cert)) if encrypted else None
+    before = threading.active_count()
+    with (
+        closing(MetricsServer("127.0.0.1", 0, made.server, certificates, lambda _: None)) as server,
+        ExitStack() as peers,
+    ):
+
+        def connect() -> socket.socket:
+            bare = socket.create_connection(server.server_address[:2], timeout=PATIENCE)
+            return peers.enter_context(
+                tls.wrap_socket(bare, server_hostname="127.0.0.1") if tls else bare
+            )
+
+        def answered() -> bool:
+            for peer in stalling:
+                with suppress(OSError):
+                    peer.sendall(said)
+            assert threading.active_count() <= before + 1 + prometheus.MAX_SCRAPES
+            return answers(f"127.0.0.1:{server.server_port}", tls)
+
+        stalling = [connect() for _ in range(prometheus.MAX_SCRAPES)]
+        assert not answered()
+        eventually(answered, "the stalling ones are given up")
 
 
-def answers(server: ServerProcess) -> bool:
+def answers(address: str, tls: ssl.SSLContext | None = None) -> bool:
     try:
-        return "replayring_build_info" in scrape(metrics_address(server))
+        return "replayring_build_info" in scrape(address, tls=tls)
     except OSError:
         return False
 
@@ -251,6 +272,6 @@ def test_junk_is_no_error_of_the_server(server: ServerProcess, wire: Wire) -> No
         with socket.create_connection((host, int(port)), timeout=PATIENCE) as peer:
             peer.sendall(junk)
             peer.shutdown(socket.SHUT_WR)
-    assert answers(server)
+    assert answers(metrics_address(server))
     assert wire.health() == 1
     assert server.stop() == 0

@@ -1,8 +1,8 @@
 """Metrics for Prometheus: an HTTP server of its own, on a thread of its own.
 
 It keeps the house's rules: it speaks TLS where the service does, asks for a token where the service
-does, and peers that stall cost no more than a few threads for a few seconds. A scrape reads one
-status and keeps nothing.
+does, and peers that stall or trickle cost no more than a few threads for a few seconds. A scrape
+reads one status and keeps nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import socket
 import socketserver
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -98,6 +100,7 @@ class MetricsServer(socketserver.ThreadingMixIn, WSGIServer):
 
     daemon_threads = True
     allow_reuse_port = False  # two servers would share a port unseen
+    request_queue_size = MAX_SCRAPES
 
     def __init__(
         self,
@@ -121,6 +124,8 @@ class MetricsServer(socketserver.ThreadingMixIn, WSGIServer):
         """
         self._certificates = certificates
         self._room = threading.BoundedSemaphore(MAX_SCRAPES)
+        self._begun: dict[socket.socket, float] = {}
+        self._guard = threading.Lock()  # a descriptor that was closed may be another's by then
         bare = without_brackets(host)
         if bare != host:
             self.address_family = socket.AF_INET6
@@ -162,11 +167,39 @@ class MetricsServer(socketserver.ThreadingMixIn, WSGIServer):
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Answers one request, over TLS where there are certificates."""
-        request.settimeout(_PATIENCE_S)
         if self._certificates is None:
-            return super().finish_request(request, client_address)
-        with self._certificates.context().wrap_socket(request, server_side=True) as encrypted:
+            with self._bounded(request):
+                return super().finish_request(request, client_address)
+        context = self._certificates.context()
+        with (
+            context.wrap_socket(
+                request, server_side=True, do_handshake_on_connect=False
+            ) as encrypted,
+            self._bounded(encrypted),
+        ):
+            encrypted.do_handshake()
             return super().finish_request(encrypted, client_address)
+
+    def service_actions(self) -> None:
+        """Ends the connections that have had their time; it is called twice a second."""
+        overdue = time.monotonic() - _PATIENCE_S
+        with self._guard:
+            for connection, begun in self._begun.items():
+                if begun < overdue:
+                    with suppress(OSError):  # it has been ended before, or by its peer
+                        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+                        logger.info("gave up a scrape that took %g s", _PATIENCE_S)
+
+    @contextmanager
+    def _bounded(self, connection: socket.socket) -> Iterator[None]:
+        """Bounds how long a connection may take as a whole, whatever its peer does meanwhile."""
+        with self._guard:
+            self._begun[connection] = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._guard:
+                del self._begun[connection]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Logs why one request was not answered."""
@@ -178,8 +211,6 @@ class MetricsServer(socketserver.ThreadingMixIn, WSGIServer):
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = _PATIENCE_S
-
     def log_message(self, format: str, *args: Any) -> None:
         logger.debug("metrics: " + format, *args)
 
