@@ -21,6 +21,7 @@ from replayring_proto.errors import (
     TLSError,
 )
 from replayring_proto.tls import TLS, FilePath, Stamps, read_file, stamps
+from replayring_proto.tls_probe import speaks_tls
 from replayring_proto.tokens import SCHEME, TOKEN_KEY, check_token
 
 TOKEN_VARIABLE = "REPLAYRING_TOKEN"
@@ -132,20 +133,34 @@ _UNTRUSTED = {
     "--tls-cert and --tls-key",
 }
 
+_HUNG_UP = ("ocket closed", "onnection refused", "onnection reset")
+
 
 def explained(failure: ReplayRingError, address: str, tls: TLS | None) -> ReplayRingError:
     """Returns a failed call's error, with what to do about it where TLS may be the reason."""
     text = str(failure)
     if not isinstance(failure, ServerUnavailableError) or "failed to connect" not in text:
         return failure
+    if tls is None:
+        return _without_tls(failure, address)
     for part, remedy in _UNTRUSTED.items():
-        if part in text and tls is not None:
+        if part in text:
             return TLSError(f"no connection to {address} that can be trusted; {remedy} ({text})")
     if "ocket closed" not in text:
         return failure
-    # A server of the other kind hangs up, as does one that is about to stop.
-    if tls is None:
-        hint = "if the server speaks TLS, connect with tls=True or tls=TLS(ca=...)"
-    else:
-        hint = "if the server wants a client's certificate, connect with tls=TLS(cert=..., key=...)"
-    return ServerUnavailableError(f"{text}; {hint}")
+    # So does a server that is about to stop.
+    return ServerUnavailableError(
+        f"{text}; if the server wants a client's certificate, connect with "
+        "tls=TLS(cert=..., key=...)"
+    )
+
+
+def _without_tls(failure: ReplayRingError, address: str) -> ReplayRingError:
+    # A server that speaks TLS hangs up, or merely one of its name's addresses refuses.
+    text = str(failure)
+    if any(part in text for part in _HUNG_UP) and speaks_tls(address):
+        return TLSError(
+            f"what listens at {address} speaks TLS: connect with tls=True, or with tls=TLS(ca=...) "
+            f"for an authority of your own ({text})"
+        )
+    return failure

@@ -29,9 +29,16 @@ def stays_on_this_machine(target: str) -> bool:
     """Whether what is sent to a gRPC target certainly goes through no network."""
     if target.startswith(("unix:", "unix-abstract:")):
         return True
-    address = _SCHEME.sub("", target, count=1)
-    if is_loopback(address):
+    if is_loopback(_SCHEME.sub("", target, count=1)):
         return True  # without a port
-    host, _, port = address.rpartition(":")
+    address = host_and_port(target)
+    return address is not None and is_loopback(address[0])
+
+
+def host_and_port(target: str) -> tuple[str, int] | None:
+    """Returns a gRPC target's host, as the system takes it, and its port; None without them."""
+    host, _, port = _SCHEME.sub("", target, count=1).rpartition(":")
     bare_ipv6 = ":" in host and not host.startswith("[")  # whose last group is no port
-    return port.isdecimal() and not bare_ipv6 and is_loopback(host)
+    if not host or bare_ipv6 or not (port.isascii() and port.isdecimal()):
+        return None
+    return without_brackets(host), int(port)

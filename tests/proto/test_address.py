@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from replayring_proto.address import is_loopback, stays_on_this_machine
+from replayring_proto.address import host_and_port, is_loopback, stays_on_this_machine
 
 HERE = ["127.0.0.1", "127.8.9.10", "localhost", "LocalHost", "::1", "[::1]", "[0:0::1]"]
 ELSEWHERE = [
@@ -51,3 +51,20 @@ def test_targets_that_are_here(target: str) -> None:
 )
 def test_targets_that_may_be_elsewhere(target: str) -> None:
     assert not stays_on_this_machine(target)
+
+
+@pytest.mark.parametrize(
+    ("target", "address"),
+    [
+        ("replay:50051", ("replay", 50051)),
+        ("dns:///replay:1", ("replay", 1)),
+        ("ipv4:10.0.0.1:1", ("10.0.0.1", 1)),
+        ("[fe80::1]:1", ("fe80::1", 1)),
+        *(
+            (none, None)
+            for none in ("replay", ":1", "", "::1:5005", "replay:http", "replay:\u0661")
+        ),
+    ],
+)
+def test_host_and_port_are_told_apart(target: str, address: tuple[str, int] | None) -> None:
+    assert host_and_port(target) == address

@@ -130,20 +130,28 @@ class TestTheOtherKind:
             patience = client._caller.patience("waiting", 1)
             for last in (None, replayring.DeadlineError("too short")):
                 error = client._caller.overdue(patience, last)
-                assert isinstance(error, replayring.ServerUnavailableError)
+                assert isinstance(error, replayring.TLSError), error
         with replayring.connect(serve(pair).address, tls=True) as client:
             error = client._caller.overdue(patience, None)
             assert isinstance(error, replayring.TLSError), error
 
-    def test_client_without_tls_is_told_of_it(self, serve: Server, pair: Pair) -> None:
-        address = serve(pair).address
-        assert hint_for(address, False).startswith("speaks TLS, connect with tls=True or tls=TLS(")
+    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "dns:///localhost"])
+    @pytest.mark.parametrize("mutual", [False, True])
+    def test_client_without_tls_is_told_of_it_at_once(
+        self, serve: Server, authority: Authority, pair: Pair, host: str, mutual: bool
+    ) -> None:
+        """Also where the name's last address is one that refuses, as ::1 does here."""
+        address = serve(pair, authority if mutual else None).address
+        port = address.rpartition(":")[2]
+        with refused(replayring.TLSError, f":{port} speaks TLS", "tls=True", "tls=TLS(ca=...)"):
+            ask(f"{host}:{port}", False)
 
     def test_handshakes_that_fail_fill_no_log(self, tmp_path: Path, pair: Pair) -> None:
         """Nor break one of JSON: gRPC's core would have its own line for each."""
         flags = ("--tls-cert", str(pair.cert), "--tls-key", str(pair.key), "--log-format", "json")
         with ServerProcess(tmp_path / "data", *flags) as server:
-            assert hint_for(server.address, False)
+            with refused(replayring.TLSError):
+                ask(server.address, False)
             assert all(json.loads(line) for line in server.log_text().splitlines())
 
 
@@ -267,10 +275,14 @@ class TestHealth:
             wrong = command("health", server.address, "--tls-ca", str(tmp_path / "none"))
             assert wrong.returncode == 1
             assert "cannot read" in wrong.stderr
-            for flags in ([], ca, ["--tls"]):
+            for flags, reason in (
+                ([], "it speaks TLS: give --tls, or --tls-ca FILE"),
+                (ca, "UNAVAILABLE: "),
+                (["--tls"], "UNAVAILABLE: "),
+            ):
                 refused = command("health", server.address, *flags)
                 assert refused.returncode == 1
-                assert "UNAVAILABLE: " in refused.stderr
+                assert reason in refused.stderr
 
     def test_another_address_answers_health_without_tls_and_nothing_else(
         self, tmp_path: Path, authority: Authority, pair: Pair

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2
 
 from replayring_proto.errors import ReplayRingError
 from replayring_proto.tls_arguments import add_tls_arguments, tls_from
+from replayring_proto.tls_probe import speaks_tls
 
 HELP = "ask a server whether it is serving"
 
@@ -46,11 +48,17 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             response = check(health_pb2.HealthCheckRequest(), timeout=arguments.timeout)
         except grpc.RpcError as error:
-            print(f"{arguments.address}: {error.code().name}: {error.details()}", file=sys.stderr)
+            print(f"{arguments.address}: {_reason(arguments, error)}", file=sys.stderr)
             return 1
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
     print(f"{arguments.address}: {status}")
     return 0 if response.status == health_pb2.HealthCheckResponse.SERVING else 1
+
+
+def _reason(arguments: argparse.Namespace, error: Any) -> str:
+    if tls_from(arguments) is None and speaks_tls(arguments.address):
+        return "it speaks TLS: give --tls, or --tls-ca FILE for an authority of your own"
+    return f"{error.code().name}: {error.details()}"
 
 
 def _channel(arguments: argparse.Namespace) -> grpc.Channel:
