@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import accumulate
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replayring_proto.errors import ToleranceError
+from replayring_proto.ring import windows
 from replayring_proto.ring.windows import Anchors, Resolved, by_frames, by_seconds
 from tests.naive import Frame, frame_at_offset, frame_at_time
 
@@ -62,13 +64,16 @@ def test_offsets_in_frames_find_what_a_search_finds(
     episodes,
     st.lists(seconds, min_size=1, max_size=5),
     st.sampled_from([0.0, 0.125, 0.2, 3.0]),
+    st.sampled_from([1, 7, 1 << 14]),
 )
 def test_offsets_in_seconds_find_what_a_search_finds(
-    first: int, times: list[float], offsets: list[float], tolerance: float
+    first: int, times: list[float], offsets: list[float], tolerance: float, at_once: int
 ) -> None:
-    """Ties, repeated timestamps, holes, and both ends: frame by frame."""
+    """Ties, repeated timestamps, holes, and both ends: frame by frame, however many at once."""
     episode = frames_of(first, times)
-    resolved = resolve(first, times, offsets, tolerance)
+    with mock.patch.object(windows, "_ENTRIES_AT_ONCE", at_once):
+        resolved = resolve(first, times, offsets, tolerance)
+    assert resolved.index.shape == (len(times), len(offsets))
     assert resolved.misses is not None
     for row, frame in enumerate(episode):
         for column, offset in enumerate(offsets):

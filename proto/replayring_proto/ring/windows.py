@@ -6,7 +6,7 @@ Everything is numpy over (batch, offsets); no Python loop runs per frame. Frames
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,10 @@ TimesAt = Callable[[Indices], Times]
 
 _ROUNDING_S = 1e-6
 """By how much a time may miss the one that is meant, since 0.1 + 0.2 is not 0.3."""
+
+_ENTRIES_AT_ONCE = 1 << 14
+"""Anchors times offsets looked up together, so that what this makes on the way stays in the
+processor's cache: four million at once take about three times as long each."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,12 @@ class Anchors:
     index: Indices
     first: Indices
     last: Indices
+
+    def split(self, size: int) -> Iterator[Anchors]:
+        """Yields these anchors in order, at most `size` of them at a time."""
+        for start in range(0, len(self.index), size):
+            part = slice(start, start + size)
+            yield Anchors(self.index[part], self.first[part], self.last[part])
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,18 @@ def by_seconds(anchors: Anchors, offsets: Times, tolerance: float, times_at: Tim
         times_at: returns the timestamps of frames given by `index`; they never decrease within an
             episode.
     """
+    size = max(1, _ENTRIES_AT_ONCE // len(offsets))
+    if len(anchors.index) <= size:
+        return _by_seconds(anchors, offsets, tolerance, times_at)
+    parts = [_by_seconds(part, offsets, tolerance, times_at) for part in anchors.split(size)]
+    return Resolved(
+        np.concatenate([part.index for part in parts]),
+        np.concatenate([part.is_pad for part in parts]),
+        np.concatenate([part.misses for part in parts]),
+    )
+
+
+def _by_seconds(anchors: Anchors, offsets: Times, tolerance: float, times_at: TimesAt) -> Resolved:
     first, last = anchors.first[:, None], anchors.last[:, None]
     query = times_at(anchors.index)[:, None] + offsets
     # The last frame before the query, and the first one at or after it; either may be missing.
