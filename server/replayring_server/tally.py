@@ -59,12 +59,11 @@ class Stopwatch:
 
 
 class _Writer:
-    __slots__ = ("calls", "heard", "sequence")
+    __slots__ = ("heard", "sequence")
 
     def __init__(self, heard: float) -> None:
         self.heard = heard
         self.sequence = 0
-        self.calls = 0
 
 
 class Writers:
@@ -74,17 +73,19 @@ class Writers:
         self._now = now
         # By recency, the quietest first: dicts keep order and whoever is heard moves to the end.
         self._writers: dict[str, _Writer] = {}
+        self._calls: Counter[str] = Counter()  # of those that have any, forgotten or not
 
     def joined(self, writer_id: str) -> None:
         """Says that a writer has opened a call. That is no news of it, unless it is a new one."""
-        writer = self._writers.get(writer_id) or self._heard(writer_id)
-        writer.calls += 1
+        if writer_id not in self._writers:
+            self._heard(writer_id)
+        self._calls[writer_id] += 1
 
     def left(self, writer_id: str) -> None:
-        """Says that a writer's call has ended. One that is unknown (any more) is none."""
-        writer = self._writers.get(writer_id)
-        if writer is not None:
-            writer.calls -= 1
+        """Says that a call of a writer that joined has ended."""
+        self._calls[writer_id] -= 1
+        if not self._calls[writer_id]:
+            del self._calls[writer_id]
 
     def acknowledged(self, writer_id: str, sequence: int) -> None:
         """Says that an episode was stored, or recognised as stored before."""
@@ -97,12 +98,12 @@ class Writers:
         gone = [
             name
             for name, writer in self._writers.items()
-            if writer.calls <= 0 and now - writer.heard > FORGOTTEN_AFTER_S
+            if name not in self._calls and now - writer.heard > FORGOTTEN_AFTER_S
         ]
         for name in gone:
             del self._writers[name]
         return [
-            WriterStatus(name, now - writer.heard, writer.sequence, writer.calls > 0)
+            WriterStatus(name, now - writer.heard, writer.sequence, name in self._calls)
             for name, writer in self._writers.items()
         ]
 

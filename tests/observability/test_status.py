@@ -25,7 +25,7 @@ from replayring_proto.v1 import replay_pb2
 from replayring_server.service import reporting
 from tests.service.frames import CAPACITY, SPEC, episode
 from tests.support import LocalServer, ServerProcess, eventually
-from tests.wire import METHODS, Wire, episode_messages, start_message
+from tests.wire import METHODS, Refused, Wire, episode_messages, start_message
 
 
 @pytest.fixture
@@ -199,6 +199,19 @@ def test_bytes_and_disk_and_peers(wire: Wire) -> None:
     assert after.resident_bytes > 1 << 20
     assert after.uptime_s > before.uptime_s > 0
     assert after.version == replayring.__version__
+
+
+def test_replies_of_one_message_are_among_what_was_sent(wire: Wire) -> None:
+    before = wire.ask("GetServerStatus", replay_pb2.GetServerStatusRequest())
+    answer = wire.ask("GetBuffer", replay_pb2.GetBufferRequest(name="b"))
+    sent = status(wire).sent_bytes - before.status.sent_bytes
+    assert sent == before.ByteSize() + answer.ByteSize()
+
+
+def test_episodes_that_are_refused_are_no_work(wire: Wire) -> None:
+    with pytest.raises(Refused):
+        wire.add("b", {"x": np.zeros((2, 99), np.float32)})
+    assert method(wire, "AddEpisodes").work.count == 0
 
 
 def test_parameters(wire: Wire) -> None:

@@ -107,11 +107,22 @@ def test_invented_names_take_no_more_than_so_much_memory(
     writers: Writers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tally, "MAX_WRITERS", 3)
+    for number in range(10):
+        writers.acknowledged(str(number), 1)
+    assert [writer.writer_id for writer in writers.statuses()] == ["7", "8", "9"]
+
+
+def test_who_has_a_call_is_known_however_many_others_came_meanwhile(
+    writers: Writers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tally, "MAX_WRITERS", 3)
     writers.joined("0")
     for number in range(1, 10):
         writers.acknowledged(str(number), 1)
-    assert [writer.writer_id for writer in writers.statuses()] == ["7", "8", "9"]
-    writers.left("0")  # which is unknown by now
+    writers.acknowledged("0", 1)
+    assert [(w.writer_id, w.connected) for w in writers.statuses()][-1] == ("0", True)
+    writers.left("0")
+    assert not any(writer.connected for writer in writers.statuses())
 
 
 def test_quiet_times_are_counted(clock: Clock, writers: Writers) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, TypeAlias
@@ -109,9 +110,10 @@ class AddEpisodes:
     def _begin(self, start: replay_pb2.AddEpisodesStart) -> None:
         if self._call.buffer is not None:
             raise MalformedMessageError("`start` came twice; begin another call instead")
-        self._call.buffer = self._store.get(start.buffer)
+        buffer = self._store.get(start.buffer)
         self._writer_id = check_name(start.writer_id, "writer_id")
-        self._call.buffer.tally.writers.joined(self._writer_id)
+        self._call.buffer = buffer
+        buffer.tally.writers.joined(self._writer_id)
 
     async def _take_whole(self, frame: Frame, fields: replay_pb2.AddEpisodesRequest) -> Episodes:
         """Takes the episodes that share a message."""
@@ -151,8 +153,10 @@ class AddEpisodes:
         loop = asyncio.get_running_loop()
         storing = partial(_append, buffer, self._writer_id, episodes, self._workers, loop)
         lane = Lane.COMMIT if buffer.spec.durability == "commit" else Lane.APPEND
-        with self._times.running():
-            stored, refusal = await self._workers.change(lane, storing, then=stored_or_not)
+        begun = time.perf_counter()
+        stored, refusal = await self._workers.change(lane, storing, then=stored_or_not)
+        if refusal is None:
+            self._times.add(time.perf_counter() - begun)
         if stored:
             for (sequence, _), one in zip(episodes, stored, strict=False):
                 buffer.tally.acknowledged(self._writer_id, sequence, duplicate=one.duplicate)

@@ -84,6 +84,7 @@ def _guarded(
                 ):
                     calls.check_room()
                     reply = await handler(call)
+                    calls.tally.sent_bytes += len(reply or b"")
                 call.outcome = grpc.StatusCode.OK.name
                 return reply
             except ReplayRingError as error:

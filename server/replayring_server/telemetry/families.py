@@ -258,9 +258,10 @@ _METHOD: _Metrics[MethodStatus] = (
     _Metric(
         "work_seconds",
         Kind.HISTOGRAM,
-        "Seconds that a method's work took where it succeeded. AddEpisodes: an episode, from its "
-        "last byte to its acknowledgement. SampleBatch: a draw, without waiting for frames and "
-        "without sending. WatchParameters: never. Others: the whole call.",
+        "Seconds that a method's work took where it succeeded. AddEpisodes: the episodes that came "
+        "whole in one message, or one that took several, from the last byte until they are stored. "
+        "SampleBatch: a draw, without waiting for frames and without sending. GetItem: a request, "
+        "until it is sent. WatchParameters: never. Others: the whole call.",
         lambda m: m.work,
     ),
 )
