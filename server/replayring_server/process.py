@@ -81,8 +81,7 @@ class _Life:
         self._make_server = make_server
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
-        self._disk_failed = asyncio.Event()
-        self._deaf = False
+        self._failure: ReplayRingError | None = None
 
     async def live(self) -> None:
         """Opens the store, serves it, and closes it.
@@ -91,16 +90,18 @@ class _Life:
             StorageError: the disk failed.
             ServerError: gRPC's own loop died.
         """
-        loop = asyncio.get_running_loop()
+        from_any_thread = asyncio.get_running_loop().call_soon_threadsafe
 
-        def on_failure() -> None:
-            loop.call_soon_threadsafe(self._disk_failed.set)
-            loop.call_soon_threadsafe(self._stopping.set)
+        def on_disk_failure() -> None:
+            self._failure = StorageError(
+                "stopped because the disk failed, see above; check it, then restart"
+            )
+            from_any_thread(self._stopping.set)
 
         try:
             with (
-                _signals_handled(partial(loop.call_soon_threadsafe, self._on_signal)),
-                Store(self._settings.data_dir, self._limits, on_failure) as store,
+                _signals_handled(partial(from_any_thread, self._on_signal)),
+                Store(self._settings.data_dir, self._limits, on_disk_failure) as store,
             ):
                 async with _telemetry(self._settings.otel) as telemetry:
                     server = self._make_server(
@@ -111,12 +112,8 @@ class _Life:
                     await self._serve(store, server)
                     await self._stop(server)
         finally:
-            if self._disk_failed.is_set():
-                raise StorageError(
-                    "stopped because the disk failed, see above; check it, then restart"
-                )
-        if self._deaf:
-            raise ServerError("stopped because it took no connections any more, see above; restart")
+            if self._failure is not None:
+                raise self._failure
         logger.info("stopped")
 
     def _on_signal(self) -> None:
@@ -144,7 +141,9 @@ class _Life:
                 await server.check()
         except Exception:
             logger.exception("gRPC's own loop died")
-            self._deaf = True
+            self._failure = self._failure or ServerError(
+                "stopped because it took no connections any more, see above; restart"
+            )
             self._stopping.set()
 
     async def _stop(self, server: Server) -> None:
