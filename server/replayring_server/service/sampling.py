@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -21,6 +22,57 @@ from replayring_server.service.packs import send_pack
 from replayring_server.service.workers import Lane, Workers
 
 
+@dataclass(frozen=True)
+class _Wish:
+    """What a call samples, checked, before memory is taken for it.
+
+    Attributes:
+        buffer: from where.
+        sampler: draws batches.
+        batch_size: frames of one.
+        work: of drawing one, in bytes that could be moved meanwhile.
+        batches_per_pack: how many batches may share a pack.
+        min_frames: live frames to wait for.
+        counts: whether the caller is to know how many frames are eligible, and when none is.
+    """
+
+    buffer: Buffer
+    sampler: UniformSampler
+    batch_size: int
+    work: int
+    batches_per_pack: int
+    min_frames: int
+    counts: bool
+
+    @classmethod
+    def of(cls, spec: replay_pb2.SampleSpec, store: Store) -> _Wish:
+        """Returns what a request asks for.
+
+        Raises:
+            ReplayRingError: it may not be asked for.
+        """
+        buffer = store.get(spec.buffer)
+        query = query_from_message(spec)
+        rng = np.random.default_rng(spec.seed if spec.HasField("seed") else None)
+        sampler = UniformSampler(buffer.reader, query, rng, count=spec.count_eligible)
+        nbytes = sampler.plan.check_size(query.batch_size, store.limits)
+        if spec.min_frames > buffer.spec.capacity:
+            raise InvalidRequestError(
+                f"min_frames is {spec.min_frames:,}, but the buffer keeps "
+                f"{buffer.spec.capacity:,} frames at most; it would wait for ever"
+            )
+        most = min(CHUNK_BYTES, store.limits.max_reply_bytes)
+        return cls(
+            buffer,
+            sampler,
+            query.batch_size,
+            work_for(sampler.plan, query.batch_size),
+            max(1, min(spec.batches_per_pack, most // max(nbytes, 1))),
+            spec.min_frames or 1,
+            spec.count_eligible,
+        )
+
+
 class SampleBatch:
     """One SampleBatch call. Asks gRPC for the next request only when the last is answered."""
 
@@ -32,21 +84,18 @@ class SampleBatch:
         self._workers = workers
         self._calls = calls
         self._call = call
-        self._sampler: UniformSampler | None = None
-        self._nbytes = 0
-        self._work = 0
-        self._batch_size = 0
-        self._batches_per_pack = 1
-        self._min_frames = 1
-        self._counts = False
         self._times = calls.tally.work["SampleBatch"]
 
     async def run(self) -> None:
         """Answers every request with the batches that it wants."""
+        wish: _Wish | None = None
         while (message := await self._call.read()) is not None:
             request = parse(replay_pb2.SampleBatchRequest, message)
             if request.HasField("spec"):
-                self._prepare(request.spec)
+                wish = _Wish.of(request.spec, self._store)
+                self._call.buffer = wish.buffer
+            if wish is None:
+                raise MalformedMessageError("the first request of SampleBatch must set `spec`")
             check_limit(
                 request.batches,
                 self._store.limits.max_batches_in_flight,
@@ -55,45 +104,22 @@ class SampleBatch:
             )
             wanted = request.batches or 1
             while wanted:
-                together = min(wanted, self._batches_per_pack)
-                await self._send_batches(together)
+                together = min(wanted, wish.batches_per_pack)
+                await self._send_batches(wish, together)
                 wanted -= together
 
-    def _prepare(self, spec: replay_pb2.SampleSpec) -> None:
-        """Checks what is to be sampled, before memory is taken for it."""
-        buffer = self._store.get(spec.buffer)
-        query = query_from_message(spec)
-        rng = np.random.default_rng(spec.seed if spec.HasField("seed") else None)
-        sampler = UniformSampler(buffer.reader, query, rng, count=spec.count_eligible)
-        self._batch_size = query.batch_size
-        self._nbytes = sampler.plan.check_size(query.batch_size, self._store.limits)
-        self._work = work_for(sampler.plan, query.batch_size)
-        if spec.min_frames > buffer.spec.capacity:
-            raise InvalidRequestError(
-                f"min_frames is {spec.min_frames:,}, but the buffer keeps "
-                f"{buffer.spec.capacity:,} frames at most; it would wait for ever"
-            )
-        self._sampler, self._min_frames = sampler, spec.min_frames or 1
-        self._call.buffer = buffer
-        self._counts = spec.count_eligible
-        most = min(CHUNK_BYTES, self._store.limits.max_reply_bytes)
-        self._batches_per_pack = max(1, min(spec.batches_per_pack, most // max(self._nbytes, 1)))
-
-    async def _send_batches(self, batches: int) -> None:
-        buffer, sampler = self._call.buffer, self._sampler
-        if buffer is None or sampler is None:
-            raise MalformedMessageError("the first request of SampleBatch must set `spec`")
-        drawn = await self._draw(buffer, sampler, batches)
+    async def _send_batches(self, wish: _Wish, batches: int) -> None:
+        drawn = await self._draw(wish, batches)
         if drawn is None:
-            if self._counts:
-                nothing = replay_pb2.SampleBatchResponse(next_index=buffer.reader.live.end)
-                await self._send(Pack(sampler.plan.layout(0)), nothing)
-            drawn = await self._draw_patiently(buffer, sampler, batches)
+            if wish.counts:
+                nothing = replay_pb2.SampleBatchResponse(next_index=wish.buffer.reader.live.end)
+                await self._send(Pack(wish.sampler.plan.layout(0)), nothing)
+            drawn = await self._draw_patiently(wish, batches)
         pack, next_index = drawn
         await self._send(
             pack,
             replay_pb2.SampleBatchResponse(
-                next_index=next_index, batches=batches, eligible_frames=sampler.eligible
+                next_index=next_index, batches=batches, eligible_frames=wish.sampler.eligible
             ),
         )
 
@@ -101,38 +127,35 @@ class SampleBatch:
         await send_pack(self._call, pack, fields.SerializeToString())
         self._call.release()
 
-    async def _draw_patiently(
-        self, buffer: Buffer, sampler: UniformSampler, batches: int
-    ) -> tuple[Pack, int]:
+    async def _draw_patiently(self, wish: _Wish, batches: int) -> tuple[Pack, int]:
         """Draws a batch as soon as there is enough to draw from."""
-        with self._changes.watch(buffer.buffer_id) as watch:
-            while (drawn := await self._draw(buffer, sampler, batches)) is None:
+        with self._changes.watch(wish.buffer.buffer_id) as watch:
+            while (drawn := await self._draw(wish, batches)) is None:
                 with self._call.resting():
                     await watch.change()
         return drawn
 
-    async def _draw(
-        self, buffer: Buffer, sampler: UniformSampler, batches: int
-    ) -> tuple[Pack, int] | None:
+    async def _draw(self, wish: _Wish, batches: int) -> tuple[Pack, int] | None:
         """Draws batches, for which the call then holds memory, from at least so many frames.
 
         Returns:
             The batches, and how many frames had ever been added before they were drawn: frames that
             come meanwhile must not make them look fresher. None if there is nothing to draw.
         """
+        buffer, sampler = wish.buffer, wish.sampler
         buffer.check_open()
-        if len(buffer.reader.live) < self._min_frames:
+        if len(buffer.reader.live) < wish.min_frames:
             return None
         begun = time.perf_counter()
-        held = held_for(self._work * batches, self._store.limits)
-        await self._call.take(self._calls.sending, held)
+        work = wish.work * batches
+        await self._call.take(self._calls.sending, held_for(work, self._store.limits))
         next_index = buffer.reader.live.end
-        lane, work = (Lane.SEARCH, None) if sampler.costly else (Lane.READ, self._work * batches)
+        lane, size = (Lane.SEARCH, None) if sampler.costly else (Lane.READ, work)
         try:
-            pack = await self._workers.run(lane, partial(sampler.batch, batches), work)
+            pack = await self._workers.run(lane, partial(sampler.batch, batches), size)
         except NothingEligible:
             self._call.release()  # an episode that is long enough may yet come
             return None
         self._times.add(time.perf_counter() - begun)
-        buffer.tally.sampled(batches, batches * self._batch_size)
+        buffer.tally.sampled(batches, batches * wish.batch_size)
         return pack, next_index
