@@ -98,7 +98,7 @@ class _Slab:
         return os.getpid(), self._fd, int(self.words[_NUMBER])
 
 
-class _Sender:
+class _Slabs:
     """The slabs of one process. Thread-safe."""
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class _Sender:
     def _start(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._slabs: list[_Slab] = []
+        self._all: list[_Slab] = []
         self._tickets = 0
         self._seen = False
 
@@ -133,25 +133,25 @@ class _Sender:
     def _free_slab(self, nbytes: int) -> _Slab | None:
         """Returns a slab that nobody looks at, or None if there may be no more."""
         self._look_at_heads()
-        free = [slab for slab in self._slabs if slab.words[_TICKET] == _FREE]
+        free = [slab for slab in self._all if slab.words[_TICKET] == _FREE]
         for slab in free:
             if len(slab.body) >= nbytes:
                 return slab
-        if not free and len(self._slabs) >= _MAX_SLABS:
+        if not free and len(self._all) >= _MAX_SLABS:
             return None
         try:
             slab = _Slab(nbytes)
         except OSError:  # no descriptors, or no memory
             return None
         if free:  # batches have grown
-            self._slabs.remove(free[0])
-        self._slabs.append(slab)
+            self._all.remove(free[0])
+        self._all.append(slab)
         return slab
 
     def _look_at_heads(self) -> None:
         """Takes notice of what receivers wrote: whether they see slabs, and which ones are lost."""
-        self._seen = self._seen or any(slab.words[_SEEN] for slab in self._slabs)
-        self._slabs = [slab for slab in self._slabs if slab.words[_TICKET] != _LOST]
+        self._seen = self._seen or any(slab.words[_SEEN] for slab in self._all)
+        self._all = [slab for slab in self._all if slab.words[_TICKET] != _LOST]
 
 
 def _arrays(batch: _Batch) -> dict[str, npt.NDArray[Any]] | None:
@@ -171,9 +171,9 @@ def _layout(form: Form) -> PackLayout | None:
         return None
 
 
-_SENDER = _Sender()
+_SLABS = _Slabs()
 
-ForkingPickler.register(_Batch, _SENDER.reduce)
+ForkingPickler.register(_Batch, _SLABS.reduce)
 
 
 # The receiver's side

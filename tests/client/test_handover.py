@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from replayring import _handover
-from replayring._handover import _Batch, _Sender
+from replayring._handover import _Batch, _Slabs
 from replayring.batches import BatchDataset
 from replayring.collation import collate
 from replayring.concat import ConcatDataset
@@ -30,12 +30,12 @@ Batch = dict[str, torch.Tensor]
 
 
 @pytest.fixture
-def sender(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Sender]:
-    """A sender that was not used before; its receiver is this process as well."""
-    sender = _Sender()
-    monkeypatch.setitem(ForkingPickler._extra_reducers, _Batch, sender.reduce)
+def slabs(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Slabs]:
+    """Slabs that were not used before; their receiver is this process as well."""
+    slabs = _Slabs()
+    monkeypatch.setitem(ForkingPickler._extra_reducers, _Batch, slabs.reduce)
     monkeypatch.setattr(_handover, "_MAPPINGS", _handover._Mappings())
-    yield sender
+    yield slabs
     gc.collect()
 
 
@@ -68,7 +68,7 @@ def acquaint() -> None:
     sent(batch(0))
 
 
-def test_what_is_sent_is_received(sender: _Sender) -> None:
+def test_what_is_sent_is_received(slabs: _Slabs) -> None:
     for number in range(10):
         received = sent(batch(number))
         assert type(received) is dict
@@ -76,10 +76,10 @@ def test_what_is_sent_is_received(sender: _Sender) -> None:
         assert through_slab(received) == (number > 0)
         received["x"].fill_(-1)  # and it belongs to the receiver
         del received
-    assert len(sender._slabs) == 1
+    assert len(slabs._all) == 1
 
 
-def test_a_batch_that_is_held_is_not_written_over(sender: _Sender) -> None:
+def test_a_batch_that_is_held_is_not_written_over(slabs: _Slabs) -> None:
     acquaint()
     held = [sent(batch(number)) for number in range(9)]
     assert all(equal(held[number], batch(number)) for number in range(9))
@@ -88,10 +88,10 @@ def test_a_batch_that_is_held_is_not_written_over(sender: _Sender) -> None:
     for number in range(20, 40):
         assert equal(sent(batch(number)), batch(number))
     assert one_tensor.tolist() == batch(4)["flag"][2:4].tolist()
-    assert len(sender._slabs) == 9
+    assert len(slabs._all) == 9
 
 
-def test_a_batch_that_is_let_go_leaves_its_slab(sender: _Sender) -> None:
+def test_a_batch_that_is_let_go_leaves_its_slab(slabs: _Slabs) -> None:
     acquaint()
     received = sent(batch(1))
     place = received["flag"].data_ptr()
@@ -100,7 +100,7 @@ def test_a_batch_that_is_let_go_leaves_its_slab(sender: _Sender) -> None:
 
 
 def test_more_batches_than_there_may_be_slabs(
-    sender: _Sender, monkeypatch: pytest.MonkeyPatch
+    slabs: _Slabs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_handover, "_MAX_SLABS", 3)
     acquaint()
@@ -110,11 +110,11 @@ def test_more_batches_than_there_may_be_slabs(
 
 
 @pytest.mark.parametrize("sizes", [(1, 1000, 100_000), (100_000, 1000, 1)])
-def test_sizes_change(sender: _Sender, sizes: tuple[int, ...]) -> None:
+def test_sizes_change(slabs: _Slabs, sizes: tuple[int, ...]) -> None:
     acquaint()
     for size in sizes * 2:
         assert equal(sent(batch(size, size)), batch(size, size))
-    assert len(sender._slabs) == 1
+    assert len(slabs._all) == 1
     assert through_slab(sent(batch(1)))
 
 
@@ -128,20 +128,20 @@ def test_sizes_change(sender: _Sender, sizes: tuple[int, ...]) -> None:
         {"x" * 5000: torch.zeros(3)},
     ],
 )
-def test_what_does_not_fit_goes_as_ever(sender: _Sender, more: dict[Any, Any]) -> None:
+def test_what_does_not_fit_goes_as_ever(slabs: _Slabs, more: dict[Any, Any]) -> None:
     acquaint()
     received = sent(_Batch({"y": torch.ones(2)} | more))
     assert received["y"].tolist() == [1, 1]
     assert received.keys() == {"y", *more}
 
 
-def test_strides_are_straightened(sender: _Sender) -> None:
+def test_strides_are_straightened(slabs: _Slabs) -> None:
     acquaint()
     turned = _Batch({"x": torch.arange(12).reshape(3, 4).t()[::2], "nothing": torch.zeros(0, 3)})
     assert equal(sent(turned), turned)
 
 
-def test_a_receiver_that_may_not_look(sender: _Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receiver_that_may_not_look(slabs: _Slabs, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> Any:
         raise PermissionError(errno.EACCES, "no")
 
@@ -155,7 +155,7 @@ def test_a_receiver_that_may_not_look(sender: _Sender, monkeypatch: pytest.Monke
     assert through_slab(sent(batch(1)))
 
 
-def test_no_memory_for_slabs(sender: _Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_memory_for_slabs(slabs: _Slabs, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "full")
 
@@ -166,16 +166,16 @@ def test_no_memory_for_slabs(sender: _Sender, monkeypatch: pytest.MonkeyPatch) -
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_an_ended_worker_is_named(sender: _Sender) -> None:
+def test_an_ended_worker_is_named(slabs: _Slabs) -> None:
     acquaint()
     pickled = bytes(ForkingPickler.dumps(batch(1)))
     _handover._MAPPINGS._kept.clear()
-    sender._slabs[0].words[_handover._NUMBER] += 1  # as if the descriptor were another's
+    slabs._all[0].words[_handover._NUMBER] += 1  # as if the descriptor were another's
     with pytest.raises(FileNotFoundError, match="has ended"):
         pickle.loads(pickled)
 
 
-def test_a_batch_is_received_once(sender: _Sender) -> None:
+def test_a_batch_is_received_once(slabs: _Slabs) -> None:
     acquaint()
     pickled = bytes(ForkingPickler.dumps(batch(1)))
     assert equal(pickle.loads(pickled), batch(1))
@@ -183,7 +183,7 @@ def test_a_batch_is_received_once(sender: _Sender) -> None:
         pickle.loads(pickled)
 
 
-def test_what_a_fork_may_look_at_is_never_written_over(sender: _Sender) -> None:
+def test_what_a_fork_may_look_at_is_never_written_over(slabs: _Slabs) -> None:
     acquaint()
     received = sent(batch(1))
     ready, go = os.pipe(), os.pipe()
@@ -199,12 +199,12 @@ def test_what_a_fork_may_look_at_is_never_written_over(sender: _Sender) -> None:
         assert equal(sent(batch(number)), batch(number))
     os.write(go[1], b"!")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert len(sender._slabs) == 1  # the other one is the child's alone
+    assert len(slabs._all) == 1  # the other one is the child's alone
     for end in (*ready, *go):
         os.close(end)
 
 
-def test_a_forked_child_gives_nothing_back(sender: _Sender) -> None:
+def test_a_forked_child_gives_nothing_back(slabs: _Slabs) -> None:
     acquaint()
     received = sent(batch(1))
     child = os.fork()
@@ -218,7 +218,7 @@ def test_a_forked_child_gives_nothing_back(sender: _Sender) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert not equal(sent(batch(2)), received)
     assert equal(received, batch(1))
-    assert len(sender._slabs) == 2  # the parent's batch still counts
+    assert len(slabs._all) == 2  # the parent's batch still counts
 
 
 def slab_descriptors(process: int | str = "self") -> int:
@@ -239,7 +239,7 @@ def fork_and_end() -> None:
 
 
 def test_slabs_lost_to_forks_make_room_for_others(
-    sender: _Sender, monkeypatch: pytest.MonkeyPatch
+    slabs: _Slabs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_handover, "_MAX_SLABS", 2)
     monkeypatch.setattr(_handover, "_KEPT_BYTES", 0)
@@ -253,12 +253,12 @@ def test_slabs_lost_to_forks_make_room_for_others(
         fork_and_end()
         del received
     assert through_slab(sent(batch(8)))
-    assert len(sender._slabs) == 1
+    assert len(slabs._all) == 1
     assert slab_descriptors() - before == 2
 
 
 def test_a_batch_held_over_a_fork_counts_until_it_is_let_go(
-    sender: _Sender, monkeypatch: pytest.MonkeyPatch
+    slabs: _Slabs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_handover, "_MAX_SLABS", 2)
     acquaint()
@@ -271,14 +271,14 @@ def test_a_batch_held_over_a_fork_counts_until_it_is_let_go(
     assert equal(held[0], batch(1))
 
 
-def test_a_forked_sender_has_slabs_of_its_own(sender: _Sender) -> None:
+def test_a_forked_sender_has_slabs_of_its_own(slabs: _Slabs) -> None:
     acquaint()
     held = [sent(batch(number)) for number in range(3)]
     child = os.fork()
     if not child:
         try:
-            how, _ = sender.reduce(batch(1))  # starts anew, with an offer
-            os._exit(0 if how is _handover._receive_offer and len(sender._slabs) == 1 else 1)
+            how, _ = slabs.reduce(batch(1))  # starts anew, with an offer
+            os._exit(0 if how is _handover._receive_offer and len(slabs._all) == 1 else 1)
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -286,7 +286,7 @@ def test_a_forked_sender_has_slabs_of_its_own(sender: _Sender) -> None:
 
 
 def test_mappings_that_nobody_needs_are_bounded(
-    sender: _Sender, monkeypatch: pytest.MonkeyPatch
+    slabs: _Slabs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_handover, "_KEPT_BYTES", 20_000)
     acquaint()
@@ -296,7 +296,7 @@ def test_mappings_that_nobody_needs_are_bounded(
     assert 0 < sum(map(len, kept.values())) <= 20_000
 
 
-def test_other_pickles_hold_the_tensors(sender: _Sender) -> None:
+def test_other_pickles_hold_the_tensors(slabs: _Slabs) -> None:
     acquaint()
     assert equal(pickle.loads(pickle.dumps(batch(5))), batch(5))
 
