@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from replayring.demo.experience import open_buffer
 from tests.docker.engine import (
@@ -138,3 +139,28 @@ def test_training_goes_on_whichever_container_is_killed_and_nothing_acknowledged
     assert inspect(server)["State"]["ExitCode"] == 0
     verify = ("run", "--rm", "--volumes-from", server, "--entrypoint", "replayring")
     assert "no damage found" in docker(*verify, inspect(server)["Image"], "verify", "/data")
+
+
+def test_a_learner_with_a_gpu_trains(trainer_image: str, server_image: str, tmp_path: Path) -> None:
+    """All that compose says of it but the GPU, which there is none of, and torch's build for it."""
+    known = yaml.safe_load(FILE.read_text())
+    gpu = known["services"]["learner-gpu"]
+    assert gpu.pop("deploy")["resources"]["reservations"]["devices"][0]["driver"] == "nvidia"
+    gpu["image"] = trainer_image
+    for service in known["services"].values():
+        service.pop("build", None)
+    file = tmp_path / "compose.yaml"
+    file.write_text(yaml.safe_dump(known))
+    environment = {
+        "SERVER_IMAGE": server_image,
+        "TRAINER_IMAGE": trainer_image,
+        "REPLAYRING_PUBLISH": f"127.0.0.1:{free_port()}",
+        "STEPS": "600",
+        "GPU": "cpu",
+    }
+    with Compose(file, environment) as compose:
+        compose("up", "--detach", "actor", "learner-gpu", timeout=PATIENCE)
+        (learner,) = compose.containers("learner-gpu")
+        assert docker("wait", learner, timeout=PATIENCE) == "0", docker_log(learner)
+        assert not compose.containers("learner")
+        assert "--device" in inspect(learner)["Args"]
