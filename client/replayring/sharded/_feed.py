@@ -151,11 +151,17 @@ class WireFeed(Background):
         return passing(failure) or isinstance(failure, (NotFoundError, *LOCKED_OUT))
 
     def _one_call(self) -> ReplayRingError | None:
+        failure = self._open() or super()._one_call()
+        if failure is not None:  # else `_deliver` has noted what there was to note
+            self.part.note(failure)
+        return failure
+
+    def _open(self) -> ReplayRingError | None:
         try:
             self.part.open(self.part.shard.hasty, None)
         except ReplayRingError as error:
             return error
-        return super()._one_call()
+        return None
 
     def _converse(self, stub: Stub) -> None:
         requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -175,6 +181,7 @@ class WireFeed(Background):
     def _deliver(self, arrays: Arrays, rest: bytes) -> None:
         block = from_reply(self.part.shard, arrays, rest, self._batch)
         frames = block.frames
+        self.part.note(None)
         with self._lock:
             self.empty, self.seen = not frames, block.next_index
             if frames:

@@ -11,7 +11,7 @@ from replayring.sharded._names import ranking
 from replayring.sharded._part import Part
 from replayring_proto.errors import InvalidRequestError
 
-# Identities to try until one belongs to a shard that can be reached: enough for one of many.
+# Identities to try until one belongs to a shard that serves: enough for one of many.
 _TRIES = 4096
 
 
@@ -21,17 +21,17 @@ def home_of(parts: Sequence[Part], writer_id: str) -> Part:
 
 
 def present_home(parts: Sequence[Part], writer_id: str) -> Part:
-    """Returns the part that an identity belongs to among those that can be reached, if any."""
-    present = [part for part in parts if part.is_open and not part.shard.lost]
+    """Returns the part that an identity belongs to among those that serve, if any."""
+    present = [part for part in parts if part.serves]
     return home_of(present or parts, writer_id)
 
 
 def new_identity(parts: Sequence[Part]) -> str:
-    """Returns a new identity, of a shard that can be reached if there is one."""
+    """Returns a new identity, of a shard that serves if there is one."""
     for _ in range(_TRIES):
         writer_id = new_writer_id()
         part = home_of(parts, writer_id)
-        if part.is_open and not part.shard.lost:
+        if part.serves:
             break
     return writer_id
 

@@ -177,6 +177,7 @@ class OneBatch:
 
     def _take(self, part: Part, block: Block) -> None:
         self._eligible.note(part.shard.number, block.eligible)
+        part.note(None)
         if block.frames:
             self._heads[part.shard.number] = block
         else:
@@ -189,6 +190,7 @@ class OneBatch:
             return
         if not passing(error) and not isinstance(error, (NotFoundError, *LOCKED_OUT)):
             raise error
+        part.note(error)
         outage = part.shard.client._channel.outage
         if isinstance(error, ServerUnavailableError) and seconds >= _ANSWER_SECONDS:
             outage.silent(error)

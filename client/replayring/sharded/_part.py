@@ -10,7 +10,7 @@ from replayring._same_host import Place
 from replayring.buffer import Buffer
 from replayring.client import Client
 from replayring.sharded._shard import Shard
-from replayring_proto.errors import InvalidSpecError
+from replayring_proto.errors import InvalidSpecError, NotFoundError, ReplayRingError
 from replayring_proto.spec import BufferSpec
 
 
@@ -68,6 +68,8 @@ class Part:
         shard: the shard.
         buffer: the buffer there, which waits for the shard. Usable before `open`, by the wire.
         hasty: the same, by the shard's hasty client.
+        is_open: whether the buffer was there once.
+        lacking: whether the shard said, when last asked, that it has no such buffer.
     """
 
     def __init__(self, shard: Shard, creation: Creation, spec: BufferSpec) -> None:
@@ -77,6 +79,12 @@ class Part:
         self._creation = creation
         self._place: Place | None = None
         self.is_open = False
+        self.lacking = False
+
+    @property
+    def serves(self) -> bool:
+        """Whether it can be reached and has the buffer, as far as is known."""
+        return self.is_open and not self.lacking and not self.shard.lost
 
     @property
     def place(self) -> Place | None:
@@ -95,6 +103,11 @@ class Part:
         self.buffer = Buffer(self.shard.client, name, spec, place)
         self.hasty = Buffer(self.shard.hasty, name, spec, place)
         self.is_open = True
+
+    def note(self, failure: ReplayRingError | None) -> None:
+        """Knows whether the shard has the buffer from what it answered; None for no failure."""
+        if failure is None or isinstance(failure, NotFoundError):
+            self.lacking = failure is not None
 
     def open(self, client: Client, timeout: float | None) -> None:
         """Makes sure that the buffer was there once; asks the shard only until it was.

@@ -29,7 +29,12 @@ from replayring.sharded._shard import Shard, ask_all, ask_present, raise_first
 from replayring.sharded._waiting import Waiting
 from replayring.sharded.stream import ShardedStream
 from replayring.writer import DEFAULT_IN_FLIGHT_BYTES, DEFAULT_SPILL_BYTES, Writer
-from replayring_proto.errors import FrameNotFoundError, InvalidRequestError, ReplayRingError
+from replayring_proto.errors import (
+    FrameNotFoundError,
+    InvalidRequestError,
+    NotFoundError,
+    ReplayRingError,
+)
 from replayring_proto.messages import BufferInfo
 from replayring_proto.query import Offsets, View
 from replayring_proto.spec import check_name
@@ -86,14 +91,17 @@ class ShardedBuffer:
         return ShardedBuffer, (self.client, self._creation, places)
 
     def info(self, *, timeout: float | None = None) -> BufferInfo:
-        """Returns sums over the shards that can be reached, and what each says, as of now.
+        """Returns sums over the shards that can be reached and have it, and what each says.
 
         Raises:
-            NotFoundError: the buffer was deleted.
+            NotFoundError: the buffer was deleted: no shard that can be reached has it.
         """
-        asked = self._ask("asking for", timeout, lambda part, left: part.hasty.info(timeout=left))
-        by_name = {part.shard.name: info for part, info in asked.items()}
-        return infos.total(self.client.shards, self.spec, by_name)
+        found, lacking = self._answers(
+            "asking for", timeout, lambda part, left: part.hasty.info(timeout=left)
+        )
+        by_name = {part.shard.name: info for part, info in found.items()}
+        without = [part.shard.name for part in lacking]
+        return infos.total(self.client.shards, self.spec, by_name, without)
 
     def delete(self, *, timeout: float | None = None) -> None:
         """Deletes the buffer and its files on every shard. See `ShardedClient.delete_buffer`."""
@@ -112,7 +120,7 @@ class ShardedBuffer:
     ) -> list[Acknowledgement]:
         """Adds episodes in order, to one of the shards. See `Buffer.add_episodes`.
 
-        All calls of one handle go to one shard, until that is away.
+        All calls of one handle go to one shard, until that is away or lacks the buffer.
         """
         return self._add(lambda buffer: buffer.add_episodes(episodes, timeout=timeout), timeout)
 
@@ -374,6 +382,7 @@ class ShardedBuffer:
         try:
             return [relabel(one) for one in add(part.buffer)]
         except ReplayRingError as error:
+            part.note(error)
             error.acknowledged = [relabel(one) for one in error.acknowledged]
             raise
 
@@ -390,16 +399,42 @@ class ShardedBuffer:
     def _ask(
         self, what: str, timeout: float | None, ask: Callable[[Part, float], T]
     ) -> dict[Part, T]:
-        """Asks all shards that can be reached; returns their answers in the order of shards."""
+        """Asks all shards that can be reached; returns what those answer that have the buffer."""
+        return self._answers(what, timeout, ask)[0]
 
-        def ask_one(shard: Shard, left: float) -> T:
+    def _answers(
+        self, what: str, timeout: float | None, ask: Callable[[Part, float], T]
+    ) -> tuple[dict[Part, T], list[Part]]:
+        """Asks all shards that can be reached.
+
+        Returns:
+            The answers of those that have the buffer, at least one, and those that lack it; both in
+            the order of shards.
+
+        Raises:
+            NotFoundError: all of them lack it.
+        """
+        lacking: dict[Shard, NotFoundError] = {}
+
+        def ask_one(shard: Shard, left: float) -> T | None:
             part = self._parts[shard.number]
-            part.open(shard.hasty, left)
-            return ask(part, left)
+            try:
+                part.open(shard.hasty, left)
+                answer = ask(part, left)
+            except NotFoundError as error:
+                part.note(error)
+                lacking[shard] = error
+                return None
+            part.note(None)
+            return answer
 
         patience = self._patience(f"{what} {self.name!r}", timeout)
-        answers = ask_present(self.client._shards, ask_one, patience)
-        return {part: answers[part.shard] for part in self._parts if part.shard in answers}
+        told = ask_present(self.client._shards, ask_one, patience)
+        answers = {self._parts[s.number]: told[s] for s in self.client._shards if s in told}
+        found = {part: answer for part, answer in answers.items() if answer is not None}
+        if not found:
+            raise next(iter(lacking.values()))
+        return found, [part for part in answers if part not in found]
 
     def _patience(self, what: str, timeout: float | None) -> Patience:
         return self.client._patience(what, timeout)

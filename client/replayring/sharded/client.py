@@ -135,7 +135,8 @@ class ShardedClient:
         for shard, there in listed.items():
             for info in there:
                 by_name.setdefault(info.name, {})[shard.name] = info
-        return [self._sum(name, parts) for name, parts in sorted(by_name.items())]
+        asked = [shard.name for shard in listed]
+        return [self._sum(name, parts, asked) for name, parts in sorted(by_name.items())]
 
     def delete_buffer(self, name: str, *, timeout: float | None = None) -> None:
         """Deletes a buffer and its files on every shard.
@@ -227,9 +228,11 @@ class ShardedClient:
         places = {shard.number: buffer._place for shard, buffer in opened.items()}
         return ShardedBuffer(self, creation, places)
 
-    def _sum(self, name: str, parts: Mapping[str, BufferInfo]) -> BufferInfo:
+    def _sum(self, name: str, parts: Mapping[str, BufferInfo], asked: Sequence[str]) -> BufferInfo:
         share = infos.agreed(name, {shard: info.spec for shard, info in parts.items()})
-        return infos.total(self.shards, infos.whole_of(share, len(self._shards)), parts)
+        lacking = [shard for shard in asked if shard not in parts]
+        spec = infos.whole_of(share, len(self._shards))
+        return infos.total(self.shards, spec, parts, lacking)
 
     def _patience(self, what: str, timeout: float | None) -> Patience:
         return self._shards[0].client._caller.patience(what, timeout)

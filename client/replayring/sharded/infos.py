@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from replayring_proto.errors import InvalidSpecError
@@ -11,24 +11,42 @@ from replayring_proto.spec import BufferSpec
 
 __all__ = ["ShardedBufferInfo"]
 
+_AWAY = "it cannot be reached"
+_LACKING = "it has no buffer of that name; create_buffer makes it there"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardedBufferInfo(BufferInfo):
-    """A buffer's state over the shards that could be reached: sums of what these say.
+    """A buffer's state over the shards that could be reached and have it: sums of what these say.
 
     `oldest_index` is how many frames are no longer alive and `next_index` how many were ever added,
     so that `num_frames` is their difference as always; no frame has such an `index`. `path` is
     empty, and `same_host` says whether all of them are read from their files.
 
     Attributes:
-        shards: what each shard says, by name; None for one that could not be reached.
+        shards: what each shard says, by name; None for one that could not be reached, or that has
+            no such buffer.
+        missing: for each of those, which of the two it is, in words.
     """
 
     shards: Mapping[str, BufferInfo | None]
+    missing: Mapping[str, str]
 
 
-def total(names: Sequence[str], spec: BufferSpec, parts: Mapping[str, BufferInfo]) -> BufferInfo:
-    """Returns what the shards that could be reached, at least one, say together."""
+def total(
+    names: Sequence[str],
+    spec: BufferSpec,
+    parts: Mapping[str, BufferInfo],
+    lacking: Collection[str] = (),
+) -> BufferInfo:
+    """Returns what shards say together.
+
+    Args:
+        names: all shards.
+        spec: of the buffer, over all of them.
+        parts: what those say that have it, at least one.
+        lacking: those that could be reached and do not.
+    """
     infos = list(parts.values())
     return ShardedBufferInfo(
         name=infos[0].name,
@@ -43,6 +61,9 @@ def total(names: Sequence[str], spec: BufferSpec, parts: Mapping[str, BufferInfo
         path="",
         same_host=all(info.same_host for info in infos),
         shards={name: parts.get(name) for name in names},
+        missing={
+            name: _LACKING if name in lacking else _AWAY for name in names if name not in parts
+        },
     )
 
 

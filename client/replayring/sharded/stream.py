@@ -87,7 +87,7 @@ class ShardedStream(SampleStream):
         """How fresh the last batch returned is: frames ever added, as it shows the shards.
 
         Of each shard it counts the oldest frames that may be in the batch. Like `info`, it leaves
-        out shards that cannot be reached.
+        out shards that cannot be reached, or lack the buffer.
         """
         return self._next_index
 
@@ -162,9 +162,9 @@ class ShardedStream(SampleStream):
         self._ready.extend(zip(split(whole.arrays(), self._group), whole.shown, strict=True))
 
     def _sum(self, shown: Mapping[int, int]) -> int:
-        """Returns the sum over shards that can be reached now: `info` is asked now as well."""
-        shards = [part.shard for part in self._parts]
-        present = [shard for shard in shards if not shard.lost] or shards
+        """Returns the sum over shards that `info` would count if it were asked now."""
+        having = [part.shard for part in self._parts if not part.lacking]
+        present = [shard for shard in having if not shard.lost] or having
         return sum(shown.get(shard.number, 0) for shard in present)
 
     def _fill(self) -> bool:
