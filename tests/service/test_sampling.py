@@ -160,6 +160,22 @@ class TestCounting:
             eligible = call.receive_pack(Response)[0].eligible_frames
         assert eligible == CAPACITY - -(-CAPACITY // 3)
 
+    def test_who_waits_is_told_of_frames_that_are_not_eligible(
+        self, wire: Wire, buffer: str
+    ) -> None:
+        call = wire.stream("SampleBatch")
+        call.send(request(buffer=buffer, batch_size=2, drop_n_last_frames=2, count_eligible=True))
+        for sequence in range(1, 5):
+            first, nothing = call.receive_pack(Response)
+            assert (first.eligible_frames, len(nothing["index"])) == (0, 0)
+            assert first.next_index == 2 * (sequence - 1)
+            wire.add(buffer, episode(2), sequence=sequence)
+        assert call.receive_pack(Response)[0].next_index == 8
+        wire.add(buffer, episode(3), sequence=5)
+        first, drawn = call.receive_pack(Response)
+        assert (first.eligible_frames, first.next_index) == (1, 11)
+        assert drawn["index"].tolist() == [8, 8]
+
     def test_a_request_that_waits_is_told_so_once(self, wire: Wire, buffer: str) -> None:
         call = wire.stream("SampleBatch")
         call.send(request(2, buffer=buffer, batch_size=3, count_eligible=True, batches_per_pack=2))

@@ -109,6 +109,44 @@ def test_a_bound_on_staleness_leaves_most_batches_while_shards_are_added_to(
         assert iterator.dropped < 50
 
 
+def test_frames_that_are_not_eligible_make_no_batch_stale(
+    buffer: replayring.ShardedBuffer,
+) -> None:
+    """The last two shards only get episodes of which all frames are dropped."""
+    fill(buffer, 300, 0, 3)
+    batches = replayring.BatchDataset(
+        buffer, 32, in_flight=2, drop_n_last_frames=3, max_staleness_frames=0, timeout=20
+    )
+    with batches:
+        iterator = iter(batches)
+        next(iterator)
+        for _ in range(10):
+            fill(buffer, 0, 3, 3)
+            next(iterator)
+            drawn = next(iterator)["index"]
+            assert set(shard_of(drawn).tolist()) == {0}
+        eventually(
+            lambda: next(iterator) and iterator.next_index == buffer.info().next_index == 363,
+            "a batch that shows all frames",
+        )
+
+
+def test_a_bound_holds_from_the_first_frame_that_is_eligible(
+    buffer: replayring.ShardedBuffer,
+) -> None:
+    """A shard that had nothing to give for long: no batch without its frames counts as fresh."""
+    fill(buffer, 300, 0, 3)
+    with buffer.sample_stream(64, in_flight=2, drop_n_last_frames=3) as stream:
+        eventually(lambda: next(stream) and stream.next_index == 303, "all are shown")
+        fill(buffer, 0, 0, 900)
+        shown = 0
+        while shown < 20:
+            drawn = next(stream)["index"]
+            if stream.next_index == 1203:
+                assert (shard_of(drawn) == 2).any()
+                shown += 1
+
+
 def test_an_index_names_a_frame_over_all_shards(buffer: replayring.ShardedBuffer) -> None:
     fill(buffer, 20, 30, 40)
     drawn = buffer.sample(200, delta_indices={"number": [0, 1]})

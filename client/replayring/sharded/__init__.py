@@ -49,6 +49,8 @@ Samples
     for why that is exact. A block that is used up slowly grows old, and its count with it; it is
     thrown away after about twice as many batches as are wanted ahead. So a batch shows each shard
     as it was at most that many batches ago, however unequal shards are and however fast they fill.
+    A shard that has nothing eligible says so, and again as frames come that are not eligible: they
+    count as seen, since a batch that is drawn after them would not have them either.
     `in_flight` batches are wanted ahead, of each shard where they are small: a shard that sends a
     few frames at a time would spend its time on messages. `min_frames` is over the sum.
 

@@ -109,13 +109,9 @@ class SampleBatch:
                 wanted -= together
 
     async def _send_batches(self, wish: _Wish, batches: int) -> None:
-        drawn = await self._draw(wish, batches)
-        if drawn is None:
-            if wish.counts:
-                nothing = replay_pb2.SampleBatchResponse(next_index=wish.buffer.reader.live.end)
-                await self._send(Pack(wish.sampler.plan.layout(0)), nothing)
-            drawn = await self._draw_patiently(wish, batches)
-        pack, next_index = drawn
+        pack, next_index = await self._draw(wish, batches)
+        if pack is None:
+            pack, next_index = await self._draw_patiently(wish, batches)
         await self._send(
             pack,
             replay_pb2.SampleBatchResponse(
@@ -128,24 +124,36 @@ class SampleBatch:
         self._call.release()
 
     async def _draw_patiently(self, wish: _Wish, batches: int) -> tuple[Pack, int]:
-        """Draws a batch as soon as there is enough to draw from."""
+        """Draws a batch as soon as there is enough to draw from.
+
+        Who counts eligible frames is told meanwhile of frames that did not change that: what other
+        servers gave would look stale otherwise, though it is as it would be now.
+        """
+        told = -1
         with self._changes.watch(wish.buffer.buffer_id) as watch:
-            while (drawn := await self._draw(wish, batches)) is None:
+            while True:
+                pack, next_index = await self._draw(wish, batches)
+                if pack is not None:
+                    return pack, next_index
+                if wish.counts and next_index > told:
+                    nothing = replay_pb2.SampleBatchResponse(next_index=next_index)
+                    await self._send(Pack(wish.sampler.plan.layout(0)), nothing)
+                    told = next_index
                 with self._call.resting():
                     await watch.change()
-        return drawn
 
-    async def _draw(self, wish: _Wish, batches: int) -> tuple[Pack, int] | None:
+    async def _draw(self, wish: _Wish, batches: int) -> tuple[Pack | None, int]:
         """Draws batches, for which the call then holds memory, from at least so many frames.
 
         Returns:
-            The batches, and how many frames had ever been added before they were drawn: frames that
-            come meanwhile must not make them look fresher. None if there is nothing to draw.
+            The batches, None if there is nothing to draw, and how many frames had ever been added
+            before that: frames that come meanwhile must not make it look fresher.
         """
         buffer, sampler = wish.buffer, wish.sampler
         buffer.check_open()
-        if len(buffer.reader.live) < wish.min_frames:
-            return None
+        live = buffer.reader.live
+        if len(live) < wish.min_frames:
+            return None, live.end
         begun = time.perf_counter()
         work = wish.work * batches
         await self._call.take(self._calls.sending, held_for(work, self._store.limits))
@@ -155,7 +163,7 @@ class SampleBatch:
             pack = await self._workers.run(lane, partial(sampler.batch, batches), size)
         except NothingEligible:
             self._call.release()  # an episode that is long enough may yet come
-            return None
+            return None, next_index
         self._times.add(time.perf_counter() - begun)
         buffer.tally.sampled(batches, batches * wish.batch_size)
         return pack, next_index
