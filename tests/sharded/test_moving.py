@@ -134,6 +134,45 @@ def test_what_the_old_shard_refused_is_told_after_the_move(
         writer.flush()
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_client_that_is_closed_as_a_move_begins_ends_it_quietly(
+    when: str, shards: Shards, may_move: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the sender at the new shard is made, or after; an error in a thread fails a test."""
+    client = connect(shards, timeout=20)
+    writer = moving(client)
+    shards.kill(home_after_one(writer))
+    writer.add_episode(episode(5, 2))
+    eventually(lambda: "replayring mover" in at_work(), "it is about to move")
+    begin = MovingSender._begin
+
+    def begin_then_close(sender: MovingSender) -> _Movable:
+        begun = begin(sender)
+        client.close()
+        return begun
+
+    if when == "before":
+        client.close()
+    else:
+        monkeypatch.setattr(MovingSender, "_begin", begin_then_close)
+    may_move.set()
+    eventually(lambda: not at_work(), "its threads have ended")
+    with pytest.raises(replayring.ClosedError, match="sequence 2 may be lost"):
+        writer.close()
+
+
+def moving(client: replayring.ShardedClient, timeout: float | None = None) -> replayring.Writer:
+    """Returns a writer to a new buffer, which moves soon; nobody closes it."""
+    buffer = client.create_buffer("b", SPEC, 10_000)
+    return buffer.writer(on_outage="move", move_after_s=0.2, timeout=timeout)
+
+
+def at_work() -> list[str]:
+    """Returns the names of the threads of writers."""
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name in ("replayring writer", "replayring mover")]
+
+
 def connect_to(shards: Shards, number: int) -> replayring.Client:
     client = replayring.connect(shards.addresses[number], timeout=60)
     assert isinstance(client, replayring.Client)
