@@ -168,6 +168,12 @@ class Sender(Background):
             self.acknowledged = other.acknowledged
             self._errors.extend(other._errors)
 
+    def end_when_sent(self) -> None:
+        """Has the thread end as soon as nothing is pending."""
+        with self._lock:
+            self._abandoned = True
+            self._changed.notify_all()
+
     def abandon(self, steps: int) -> None:
         """Says what becomes of a writer that nobody closed, and ends the thread when all is sent.
 
@@ -178,8 +184,7 @@ class Sender(Background):
             return
         with self._lock:
             self._backlog.keep()
-            self._abandoned = True
-            self._changed.notify_all()
+            self.end_when_sent()
             if self._ended or not self._thread:
                 self._backlog.close()
             if self._thread is None and not steps:

@@ -134,6 +134,44 @@ def test_what_the_old_shard_refused_is_told_after_the_move(
         writer.flush()
 
 
+def test_a_writer_that_nobody_closed_ends_when_all_is_sent_elsewhere(
+    shards: Shards, may_move: threading.Event
+) -> None:
+    with connect(shards, timeout=20) as client:
+        writer = moving(client)
+        first = home_after_one(writer)
+        shards.kill(first)
+        writer.add_episode(episode(5, 2))
+        with pytest.warns(ResourceWarning, match="never closed"):
+            del writer
+        may_move.set()
+        with connect_to(shards, 1 - first) as one:
+            eventually(lambda: one.buffer("b").info().num_frames == 5, "it is sent")
+        eventually(lambda: not at_work(), "its threads have ended")
+
+
+def test_a_writer_that_is_let_go_in_the_middle_of_a_move_ends_as_well(
+    shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect(shards, timeout=20) as client:
+        writer = moving(client)
+        first = home_after_one(writer)
+        take_over, left = _Movable.take_over, [writer]
+
+        def take_over_what_is_let_go(new: _Movable, old: _Movable) -> None:
+            take_over(new, old)
+            with pytest.warns(ResourceWarning, match="never closed"):
+                left.clear()
+
+        monkeypatch.setattr(_Movable, "take_over", take_over_what_is_let_go)
+        shards.kill(first)
+        writer.add_episode(episode(5, 2))
+        del writer
+        with connect_to(shards, 1 - first) as one:
+            eventually(lambda: one.buffer("b").info().num_frames == 5, "it is sent")
+        eventually(lambda: not at_work(), "its threads have ended")
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_client_that_is_closed_as_a_move_begins_ends_it_quietly(
     when: str, shards: Shards, may_move: threading.Event, monkeypatch: pytest.MonkeyPatch

@@ -51,6 +51,7 @@ class MovingSender:
         self._timeout = timeout
         self._move_after_s = move_after_s
         self._turn = threading.RLock()
+        self._abandoned = False
         self._sender = self._begin()
 
     @property
@@ -100,6 +101,7 @@ class MovingSender:
 
     def abandon(self, steps: int) -> None:
         """Says what becomes of a writer that nobody closed."""
+        self._abandoned = True  # before the sender is read: a move looks at it the other way round
         self._sender.abandon(steps)
 
     def _present(self, use: Callable[[_Movable], T]) -> T:
@@ -141,6 +143,8 @@ class MovingSender:
             new.take_over(old)
             new.before = old.acknowledgement
             self._sender = new  # before it is started, so that nothing it meets can prevent this
+            if self._abandoned:
+                new.end_when_sent()
             _LOGGER.warning(
                 "writer %s of %s goes on as %s of %s, where it sends %d episodes again; those that "
                 "had arrived unseen will be there twice",
