@@ -172,6 +172,47 @@ def test_a_writer_that_is_let_go_in_the_middle_of_a_move_ends_as_well(
         eventually(lambda: not at_work(), "its threads have ended")
 
 
+def test_what_a_closed_writer_has_not_got_acknowledged_is_not_sent_later(
+    shards: Shards, may_move: threading.Event
+) -> None:
+    with connect(shards, timeout=20) as client:
+        writer = moving(client, timeout=0.5)
+        first = home_after_one(writer)
+        shards.kill(first)
+        writer.add_episode(episode(5, 2))
+        eventually(lambda: "replayring mover" in at_work(), "it is about to move")
+        with pytest.raises(replayring.ServerUnavailableError, match="sequence 2 may be lost"):
+            writer.close()
+        may_move.set()
+        eventually(lambda: not at_work(), "its threads have ended")
+        assert writer.pending == [2]
+        with connect_to(shards, 1 - first) as one:
+            assert one.buffer("b").info().num_frames == 0
+
+
+def test_a_move_between_the_end_of_the_time_and_the_error_is_ended(
+    shards: Shards, may_move: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect(shards, timeout=20) as client:
+        writer = moving(client, timeout=0.5)
+        shards.kill(home_after_one(writer))
+        writer.add_episode(episode(5, 2))
+        eventually(lambda: "replayring mover" in at_work(), "it is about to move")
+        close = _Movable.close
+
+        def close_then_move(sender: _Movable) -> None:
+            try:
+                close(sender)
+            finally:
+                may_move.set()
+                eventually(lambda: "replayring mover" not in at_work(), "it has moved")
+
+        monkeypatch.setattr(_Movable, "close", close_then_move)
+        with pytest.raises(replayring.ServerUnavailableError, match="sequence 2 may be lost"):
+            writer.close()
+        assert at_work() == []
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_client_that_is_closed_as_a_move_begins_ends_it_quietly(
     when: str, shards: Shards, may_move: threading.Event, monkeypatch: pytest.MonkeyPatch

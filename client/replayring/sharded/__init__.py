@@ -38,7 +38,8 @@ Writers
     With `on_outage="move"` it goes on at another shard, under another identity, when its own has
     been away for `move_after_s`. What was not acknowledged is sent there again. An episode that the
     first shard had stored, and whose acknowledgement was lost, is then stored twice. Nothing that
-    was acknowledged is lost either way, as long as its shard's disk is not.
+    was acknowledged is lost either way, as long as its shard's disk is not. Closing ends moving:
+    what `close` says is not acknowledged, no shard is sent later.
 
 Samples
     Frames of a batch are independent and equally likely among all eligible frames of all shards.

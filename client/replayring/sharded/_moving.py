@@ -51,6 +51,7 @@ class MovingSender:
         self._timeout = timeout
         self._move_after_s = move_after_s
         self._turn = threading.RLock()
+        self._closed = False
         self._abandoned = False
         self._sender = self._begin()
 
@@ -96,8 +97,13 @@ class MovingSender:
         self._present(lambda sender: sender.flush(timeout))
 
     def close(self) -> None:
-        """Flushes, then ends."""
-        self._present(lambda sender: sender.close())
+        """Flushes, then ends: no shard takes over what was not acknowledged in time."""
+        try:
+            self._present(lambda sender: sender.close())
+        finally:
+            with self._turn:
+                self._closed = True
+            self._sender.stop()  # one that took over when the time was up
 
     def abandon(self, steps: int) -> None:
         """Says what becomes of a writer that nobody closed."""
@@ -132,6 +138,8 @@ class MovingSender:
 
     def _move(self, old: _Movable) -> None:
         with self._turn:
+            if self._closed:
+                return
             try:
                 new = self._begin()
             except ReplayRingError:  # the client was closed meanwhile, say
