@@ -102,6 +102,16 @@ def test_eighty_columns_show_what_matters_of_a_shard() -> None:
     assert {"state", "frames", "frames/s", "sampled/s"} <= found.keys()
 
 
+@pytest.mark.parametrize("width", [80, 200])
+def test_blocks_that_shards_send_ahead_are_not_shown_as_batches(width: int) -> None:
+    old = told("a:1", "b:2", a=server(), b=server())
+    ahead = server(uptime_s=4002, buffers=(buffer(batches_sampled=5000, frames_sampled=900),))
+    lines = drawn(told("a:1", "b:2", a=ahead, b=ahead), old, width=width)
+    found = row(lines, "online")
+    assert "batches/s" not in found
+    assert found["sampled/s"] == "400"
+
+
 # The command
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 from replayring.sharded import ShardedServerStatus
 from replayring.top.figures import count, per_second, size, span
 from replayring.top.rates import Rates, Reading
-from replayring.top.tables import BUFFERS, METHODS, SHARDS, ShardRow, table
+from replayring.top.tables import BUFFERS, BUFFERS_OVER_SHARDS, METHODS, SHARDS, ShardRow, table
 from replayring_proto.server_status import LimitUse, MethodStatus, ServerStatus
 
 __all__ = ["Screen"]
@@ -81,8 +81,9 @@ class Screen:
         room -= few_shards
         methods = sorted(filter(_calls, self._status.methods), key=_calls, reverse=True)
         few_methods = min(len(methods), room // 2)
+        buffers = BUFFERS_OVER_SHARDS if shards else BUFFERS
         yield Text()
-        yield table(BUFFERS, self._status.buffers, self._rates, width, room - few_methods)
+        yield table(buffers, self._status.buffers, self._rates, width, room - few_methods)
         if shards:
             yield Text()
             yield table(SHARDS, shards, self._rates, width, few_shards)

@@ -14,7 +14,7 @@ from replayring.top.figures import UNKNOWN, count, duration, size, span
 from replayring.top.rates import BufferRates, MethodRates, Rates
 from replayring_proto.server_status import BufferStatus, MethodStatus, ServerStatus
 
-__all__ = ["BUFFERS", "METHODS", "SHARDS", "Column", "ShardRow", "table"]
+__all__ = ["BUFFERS", "BUFFERS_OVER_SHARDS", "METHODS", "SHARDS", "Column", "ShardRow", "table"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -114,20 +114,26 @@ def _of_shard(rate: Callable[[BufferRates], float]) -> Callable[[ShardRow, Rates
     return lambda shard, rates: _rate(rates.of_shard(shard.name) if shard.status else None, rate)
 
 
+_BATCHES: Column[BufferStatus] = Column("batches/s", 9, _of_buffer(lambda r: r.batches_sampled))
+_SAMPLED: Column[BufferStatus] = Column("sampled/s", 9, _of_buffer(lambda r: r.frames_sampled))
 BUFFERS: tuple[Column[BufferStatus], ...] = (
     Column("buffer", 16, lambda b, _: b.name),
     Column("fill", 4, lambda b, _: f"{b.num_frames / b.capacity:.0%}"),
     Column("frames/s", 8, _of_buffer(lambda r: r.frames_added)),
-    Column("batches/s", 9, _of_buffer(lambda r: r.batches_sampled)),
+    _BATCHES,
     Column("per insert", 10, _samples_per_insert),
     Column("writers", 7, lambda b, _: count(b.num_writers)),
     Column("quietest", 8, _quietest),
     Column("frames", 8, lambda b, _: count(b.num_frames)),
     Column("capacity", 8, lambda b, _: count(b.capacity)),
-    Column("sampled/s", 9, _of_buffer(lambda r: r.frames_sampled)),
+    _SAMPLED,
     Column("episodes", 8, lambda b, _: count(b.num_episodes)),
     Column("not durable", 11, lambda b, _: count(b.next_index - b.durable_index)),
     Column("duplicates", 10, lambda b, _: count(b.duplicates)),
+)
+# What a shard sends ahead are blocks, and how many make a batch only the learner knows.
+BUFFERS_OVER_SHARDS = tuple(
+    _SAMPLED if column is _BATCHES else column for column in BUFFERS if column is not _SAMPLED
 )
 METHODS: tuple[Column[MethodStatus], ...] = (
     Column("method", 17, lambda m, _: m.name),
