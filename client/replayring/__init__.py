@@ -146,4 +146,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_TORCH})
+    # Completion shows what is meant to be used, and not what this module is made of. `sharded` is
+    # where the docstrings of what is listed send their readers.
+    return sorted({*__all__, "sharded", *(name for name in globals() if name.startswith("__"))})

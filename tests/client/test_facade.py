@@ -32,6 +32,21 @@ def test_all_names_exist_and_are_listed() -> None:
     assert sorted(replayring.__all__) == sorted(set(replayring.__all__))
 
 
+def test_nothing_else_is_listed() -> None:
+    listed = {name for name in dir(replayring) if not name.startswith("__")}
+    assert listed == {*replayring.__all__, "sharded"} - {"__version__"}
+    assert "__doc__" in dir(replayring)
+
+
+def test_what_is_listed_without_torch_is_found_once_it_is_named() -> None:
+    code = (
+        "import replayring; "
+        "assert 'torch' not in sys.modules and 'WeightedSampler' in dir(replayring); "
+        "print(replayring.WeightedSampler.__name__, dir(replayring).count('WeightedSampler'))"
+    )
+    assert run(code) == "WeightedSampler 1"
+
+
 def test_every_error_is_exported() -> None:
     assert set(errors.__all__) <= set(replayring.__all__)
     for name in errors.__all__:
