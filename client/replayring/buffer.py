@@ -384,18 +384,30 @@ def sampling_of(
     drop: int,
     min_frames: int,
     seed: int | None,
+    shards: int = 1,
 ) -> Sampling:
-    """Returns what a caller of `sample` wants of a buffer, checked against its spec."""
+    """Returns what a caller of `sample` wants of a buffer, checked against its spec.
+
+    Args:
+        name: the buffer's name.
+        spec: its spec, or that of each shard.
+        batch_size: as for `Buffer.sample`, like the rest.
+        view: how frames should look.
+        drop: `drop_n_last_frames`.
+        min_frames: as there, over all shards.
+        seed: as there.
+        shards: how many hold a buffer of that spec.
+    """
     query = SampleQuery(
         whole(batch_size, "batch_size", 1, (1 << 32) - 1),
         view,
-        whole(drop, "drop_n_last_frames", 0, (1 << 63) - 1),
+        whole(drop, "drop_n_last_frames", 0),
     )
     query.check(spec)
     return Sampling(
         name,
         query,
-        whole(min_frames, "min_frames", 0, spec.capacity),
+        whole(min_frames, "min_frames", 0, spec.capacity * shards),
         None if seed is None else whole(seed, "seed", 0, (1 << 64) - 1),
     )
 

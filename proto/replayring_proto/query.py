@@ -116,7 +116,8 @@ class SampleQuery:
     Attributes:
         batch_size: frames per batch.
         view: how they should look.
-        drop_n_last_frames: frames at the end of each episode that are not drawn.
+        drop_n_last_frames: frames at the end of each episode that are not drawn; below the
+            capacity, or no episode would be long enough, ever.
     """
 
     batch_size: int
@@ -132,9 +133,11 @@ class SampleQuery:
         """
         if self.batch_size < 1:
             raise InvalidRequestError(f"batch_size is {self.batch_size}; it must be at least 1")
-        if not 0 <= self.drop_n_last_frames < 1 << 63:
+        if not 0 <= self.drop_n_last_frames < spec.capacity:
             raise InvalidRequestError(
-                f"drop_n_last_frames is {self.drop_n_last_frames:,}; it must be from 0 to 2^63 - 1"
+                f"drop_n_last_frames is {self.drop_n_last_frames:,}; it must be from 0 to "
+                f"{spec.capacity - 1:,}, as no episode here is longer than {spec.capacity:,} (the "
+                "capacity, or a shard's share of it): drop fewer, or create the buffer larger"
             )
         self.view.check(spec)
 

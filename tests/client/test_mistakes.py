@@ -27,6 +27,12 @@ SPEC = {"x": {"shape": (), "dtype": "float32"}}
         (lambda b: b.sample(np.bool_(True)), "batch_size is .*True"),
         (lambda b: b.sample(0), "batch_size is 0; it must be from 1"),
         (lambda b: b.sample(4, drop_n_last_frames=1.0), "drop_n_last_frames is 1.0"),
+        (lambda b: b.sample(4, drop_n_last_frames=1000), "is 1,000; it must be from 0 to 999, .*"),
+        (lambda b: b.sample_stream(4, drop_n_last_frames=1 << 64), "must be from 0 to 999"),
+        (
+            lambda b: replayring.BatchDataset(b, 4, drop_n_last_frames=1000),
+            "drop_n_last_frames is 1,000; it must be from 0 to 999, .* create the buffer larger",
+        ),
         (lambda b: b.sample(4, min_frames=1001), "min_frames is 1,001; .* from 0 to 1,000"),
         (lambda b: b.sample(4, seed=-1), "seed is -1"),
         (lambda b: b.sample(4, tolerance_s="1"), "tolerance_s is '1'; it must be finite"),

@@ -32,6 +32,7 @@ from hypothesis.stateful import (
 from replayring_proto.errors import (
     FrameNotFoundError,
     InvalidEpisodeError,
+    InvalidRequestError,
     SequenceReusedError,
     ToleranceError,
 )
@@ -301,6 +302,11 @@ class EngineAndModel(RuleBasedStateMachine):
         for drop in (0, 1, 2, 5, 64, 99, 10**12):
             eligible = {int(frame["index"]) for frame in self.model.eligible(drop)}
             query = SampleQuery(3000, View(keys=()), drop)
+            if drop >= self.spec.capacity:
+                assert not eligible
+                with pytest.raises(InvalidRequestError, match="create the buffer larger"):
+                    UniformSampler(self.buffer.reader, query)
+                continue
             sampler = UniformSampler(self.buffer.reader, query, np.random.default_rng(seed))
             if eligible:
                 assert set(sampler.batch().arrays["index"].tolist()) == eligible

@@ -167,7 +167,7 @@ def test_nothing_eligible_is_said_so() -> None:
     for frames in (7, 20, 1):
         ring.append(frames)
     assert len(np.unique(draw(ring, 19, draws=500))) == 1
-    for drop in (20, 49, 50, 10**15):
+    for drop in (20, 49):
         with pytest.raises(NothingEligible):
             draw(ring, drop, draws=500)
     ring.append(21)
@@ -199,8 +199,8 @@ def test_a_query_is_checked_before_anything_is_drawn() -> None:
     reader = MemoryRing(checked_spec(5)).reader()
     with pytest.raises(InvalidRequestError):
         UniformSampler(reader, SampleQuery(0))
-    for drop in (-1, 1 << 63):  # the message on the wire has room for twice as much
-        with pytest.raises(InvalidRequestError, match=r"from 0 to 2\^63 - 1"):
+    for drop in (-1, 5, 1 << 63):
+        with pytest.raises(InvalidRequestError, match="from 0 to 4"):
             UniformSampler(reader, SampleQuery(1, View(), drop), count=True)
     with pytest.raises(InvalidSpecError):
         UniformSampler(reader, SampleQuery(1, View(("nothing",))))

@@ -119,7 +119,15 @@ def test_a_query_needs_a_batch_of_at_least_one_and_no_negative_drop(query: Sampl
         query.check(SPEC)
 
 
+@pytest.mark.parametrize("drop", [10, 11, 1 << 63])
+def test_a_drop_that_no_episode_survives_is_refused(drop: int) -> None:
+    """It would be waited for, for ever: no episode is longer than the capacity."""
+    SampleQuery(1, View(), SPEC.capacity - 1).check(SPEC)
+    text = rf"drop_n_last_frames is {drop:,}; it must be from 0 to 9.*create the buffer larger"
+    with pytest.raises(InvalidRequestError, match=text):
+        SampleQuery(1, View(), drop).check(SPEC)
+
+
 def test_a_query_checks_its_view() -> None:
-    SampleQuery(1, View(), 10**12).check(SPEC)
     with pytest.raises(InvalidSpecError):
         SampleQuery(1, View(("stat",))).check(SPEC)

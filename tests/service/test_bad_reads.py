@@ -235,6 +235,14 @@ SAMPLES: dict[str, tuple[dict[str, Any], Refusal]] = {
         {"min_frames": (1 << 64) - 1},
         Refusal(INVALID, REQUEST, ("keeps 10 frames",)),
     ),
+    "a drop that no episode survives": (
+        {"drop_n_last_frames": CAPACITY},
+        Refusal(INVALID, REQUEST, ("drop_n_last_frames is 10", "from 0 to 9", "larger")),
+    ),
+    "a drop of 2^64 - 1": (
+        {"drop_n_last_frames": (1 << 64) - 1},
+        Refusal(INVALID, REQUEST, ("from 0 to 9",)),
+    ),
     "no such buffer": ({"buffer": "nope"}, Refusal(MISSING, "NotFoundError", ("'nope'",))),
     "no buffer": ({"buffer": ""}, Refusal(MISSING, "NotFoundError", ("''",))),
     "257 frames of 1 MiB": (

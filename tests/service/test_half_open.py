@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from replayring_proto.v1 import replay_pb2
-from tests.service.frames import SPEC, episode, refused, state
+from tests.service.frames import CAPACITY, SPEC, episode, refused, state
 from tests.support import ServerProcess, eventually
 from tests.wire import METHODS, SERVING, Stream, Wire, episode_messages, spec_message, start_message
 
@@ -28,9 +28,9 @@ def half_an_episode(wire: Wire, buffer: str, writer_id: str) -> Stream:
 
 
 def sampling_for_ever(wire: Wire, buffer: str) -> Stream:
-    """Waits for an episode longer than the buffer can hold."""
+    """Waits for an episode longer than any that is added here."""
     call = wire.stream("SampleBatch", timeout=None)
-    spec = replay_pb2.SampleSpec(buffer=buffer, batch_size=4, drop_n_last_frames=100)
+    spec = replay_pb2.SampleSpec(buffer=buffer, batch_size=4, drop_n_last_frames=CAPACITY - 1)
     call.send(replay_pb2.SampleBatchRequest(spec=spec))
     return call
 

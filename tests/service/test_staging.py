@@ -237,7 +237,8 @@ def test_memory_comes_back_however_a_reply_ends(
 
 def test_learners_that_wait_for_frames_hold_no_memory(local: LocalServer, wire: Wire) -> None:
     sending = local.calls.sending
-    spec = replay_pb2.SampleSpec(buffer="b", batch_size=ASKED, drop_n_last_frames=4)
+    wire.add("b", episode(1), writer_id="second")  # of the first episode three frames are left
+    spec = replay_pb2.SampleSpec(buffer="b", batch_size=ASKED, drop_n_last_frames=3)
     learners = [wire.stream("SampleBatch", timeout=None) for _ in range(3)]
     for learner in learners:
         learner.send(replay_pb2.SampleBatchRequest(spec=spec))

@@ -194,6 +194,20 @@ def test_a_batch_waits_for_frames_over_all_shards(
         eventually(lambda: next_or_none(stream), "a batch")
 
 
+def test_a_drop_that_no_episode_of_a_shard_survives_is_refused(
+    buffer: replayring.ShardedBuffer,
+) -> None:
+    """An episode lies on one shard, so it is that shard's capacity which no drop may reach."""
+    batches = replayring.BatchDataset(buffer, 10, drop_n_last_frames=1000)
+    for ask in (
+        lambda: buffer.sample(10, drop_n_last_frames=1000),
+        lambda: buffer.sample_stream(10, drop_n_last_frames=1000),
+        lambda: iter(batches),
+    ):
+        with pytest.raises(replayring.InvalidRequestError, match=r"from 0 to 999, .* share"):
+            ask()
+
+
 def test_a_batch_that_waits_is_woken(buffer: replayring.ShardedBuffer) -> None:
     got: list[np.ndarray] = []
     thread = threading.Thread(target=lambda: got.append(buffer.sample(5)["index"]))

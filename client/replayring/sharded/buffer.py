@@ -214,9 +214,7 @@ class ShardedBuffer:
         frames more than are needed, which are thrown away; a stream uses them later.
         """
         view = View.of(keys, delta_timestamps, delta_indices, tolerance_s)
-        sampling = sampling_of(
-            self.name, self.spec, batch_size, view, drop_n_last_frames, min_frames, seed
-        )
+        sampling = self._sampling(batch_size, view, drop_n_last_frames, min_frames, seed)
         waiting = self._waiting(sampling)
         batch = OneBatch(self._parts, sampling, waiting, self._eligible)
         return batch.arrays(waiting.patience(timeout))
@@ -243,12 +241,16 @@ class ShardedBuffer:
         does not throw away what grew old.
         """
         view = View.of(keys, delta_timestamps, delta_indices, tolerance_s)
-        sampling = sampling_of(
-            self.name, self.spec, batch_size, view, drop_n_last_frames, min_frames, seed
-        )
+        sampling = self._sampling(batch_size, view, drop_n_last_frames, min_frames, seed)
         in_flight = whole(in_flight, "in_flight", 1, (1 << 31) - 1)
         self._patience("", timeout)  # refuses a timeout that is none
         return ShardedStream(self._parts, self._waiting(sampling), sampling, in_flight, timeout)
+
+    def _sampling(
+        self, batch_size: int, view: View, drop: int, min_frames: int, seed: int | None
+    ) -> Sampling:
+        share, shards = self._creation.share, len(self._parts)
+        return sampling_of(self.name, share, batch_size, view, drop, min_frames, seed, shards)
 
     def _waiting(self, sampling: Sampling) -> Waiting:
         def held(left: float) -> int:
