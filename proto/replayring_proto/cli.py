@@ -7,6 +7,7 @@ registered in pyproject.toml under "replayring.commands". So neither side import
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import io
 import os
@@ -41,8 +42,11 @@ def run(commands: Mapping[str, str], arguments: Sequence[str]) -> int:
         module = importlib.import_module(commands[name])
         subparser = subparsers.add_parser(name, help=module.HELP, description=module.__doc__)
         module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
-    parsed = parser.parse_args(arguments)
+        subparser.set_defaults(run=module.run, parser=subparser)
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:  # which argparse would answer with the usage that names the commands alone
+        asked: argparse.ArgumentParser = parsed.parser if len(chosen) == 1 else parser
+        asked.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown, asked)}")
     try:
         exit_code: int = parsed.run(parsed)
         sys.stdout.flush()
@@ -50,3 +54,14 @@ def run(commands: Mapping[str, str], arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where what is left goes at exit
         return 1
     return exit_code
+
+
+def _meant(unknown: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    """Names the option that an unknown one was probably meant for, if one is like it."""
+    # Without their dashes: these alone would make short names like each other.
+    known = [option[2:] for option in parser._option_string_actions if option.startswith("--")]
+    for argument in unknown:
+        name = argument.lstrip("-").partition("=")[0]
+        if name != argument and (near := difflib.get_close_matches(name, known, 1)):
+            return f"; did you mean --{near[0]}?"
+    return ""

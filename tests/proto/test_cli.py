@@ -32,6 +32,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 def test_a_command_gets_its_arguments_and_gives_the_exit_code(commands: dict[str, str]) -> None:
     assert run(commands, ["greet"]) == 0
     assert run(commands, ["part", "--code", "3"]) == 3
+    assert run(commands, ["part", "--cod=3"]) == 3
 
 
 def test_help_lists_every_command(
@@ -53,6 +54,31 @@ def test_a_mistake_is_answered_with_usage(
         run(commands, arguments)
     assert exit_.value.code == 2
     assert "usage: replayring" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usage", "text"),
+    [
+        (["greet", "--port", "1"], "replayring greet [-h] [--code CODE]", "arguments: --port 1\n"),
+        (["greet", "--cdoe=3"], "replayring greet ", "--cdoe=3; did you mean --code?\n"),
+        (["greet", "--xx", "--cdoe"], "replayring greet ", "--xx --cdoe; did you mean --code?\n"),
+        (["greet", "code"], "replayring greet ", "arguments: code\n"),
+        (["--cdoe", "greet"], "replayring [-h] [--version] COMMAND", "arguments: --cdoe\n"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_usage_of_its_command(
+    commands: dict[str, str],
+    arguments: list[str],
+    usage: str,
+    text: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        run(commands, arguments)
+    assert exit_.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"usage: {usage}")
+    assert told.endswith(text)
 
 
 def test_whoever_reads_it_may_stop_reading() -> None:
