@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from replayring._replies import Arrays
-from replayring_proto.episode import as_array, check_episode
+from replayring_proto.episode import check_episode, values_of
 from replayring_proto.errors import InvalidEpisodeError
 from replayring_proto.spec import TIMESTAMP, BufferSpec
 
@@ -63,10 +63,7 @@ class Steps:
         """Returns a step's values as columns of one frame, of the right shapes."""
         rows = {}
         for key, value in frame.items():
-            try:
-                array = as_array(value)
-            except (TypeError, ValueError) as error:  # tensors numpy has no dtype for, ragged ones
-                raise InvalidEpisodeError(f"column {key!r}: {error}") from None
+            array = values_of(key, value)
             column = self._spec.by_name.get(key)
             if column is not None and array.shape != column.shape:
                 raise InvalidEpisodeError(

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from replayring._arguments import as_buffer
 from replayring.collation import FetchedBatch, Item, to_tensors
 from replayring_proto import spec
-from replayring_proto.episode import as_array
+from replayring_proto.arrays import as_array
 from replayring_proto.errors import (
     FrameNotFoundError,
     InvalidSpecError,
@@ -360,7 +360,7 @@ def copied_offsets(offsets: Mapping[str, Any] | None, what: str) -> dict[str, An
     """Returns offsets as arrays of their own, as windows are kept.
 
     Raises:
-        InvalidSpecError: they are no mapping; the message says `what` they are.
+        InvalidSpecError: they are no mapping, or none of numbers; the message says `what` they are.
     """
     if offsets is None:
         return None
@@ -368,4 +368,11 @@ def copied_offsets(offsets: Mapping[str, Any] | None, what: str) -> dict[str, An
         raise InvalidSpecError(
             f"{what} must be a mapping {{key: [offset, ...]}}, received {type(offsets).__name__}"
         )
-    return {key: np.array(as_array(values)) for key, values in offsets.items()}
+    return {key: _copied(key, values) for key, values in offsets.items()}
+
+
+def _copied(key: str, values: Any) -> npt.NDArray[Any]:
+    try:
+        return np.array(as_array(values))
+    except (TypeError, ValueError) as error:
+        raise InvalidSpecError(f"the window of {key!r}: {error}") from None

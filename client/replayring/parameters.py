@@ -9,7 +9,7 @@ from replayring._calls import Caller
 from replayring._channel import Stub
 from replayring._patience import LASTING_SECONDS, Patience
 from replayring._replies import Arrays, read_pack
-from replayring_proto.episode import as_array
+from replayring_proto.arrays import as_array, keys_of
 from replayring_proto.errors import (
     InvalidRequestError,
     MalformedMessageError,
@@ -45,7 +45,8 @@ def publish(
     """Publishes tensors under a checked name; returns their version, at least `min_version`."""
     if not isinstance(tensors, Mapping):
         raise InvalidRequestError(
-            f"tensors must be a mapping {{name: array}}, received {type(tensors).__name__}"
+            "tensors must be a mapping {name: array}, such as module.state_dict(), received "
+            f"{type(tensors).__name__}"
         )
     pack = Pack.of({key: _array(key, value) for key, value in tensors.items()})
     fields = replay_pb2.PublishParametersRequest(
@@ -98,7 +99,13 @@ def watch(caller: Caller, name: str, after: int, timeout: float) -> Iterator[Par
 
 
 def _array(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        raise InvalidRequestError(
+            f"{name!r} is a mapping with the keys {keys_of(value)}; publish tensors flat, such as "
+            '{f"{part}.{key}": tensor for part, state in tensors.items() for key, tensor in '
+            "state.items()}"
+        )
     try:
         return as_array(value)
-    except (TypeError, ValueError) as error:  # bfloat16 tensors, ragged sequences
-        raise InvalidRequestError(f"{name!r} cannot be sent: {error}; convert it first") from None
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(f"{name!r} cannot be sent: {error}") from None

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from replayring._arguments import whole
-from replayring_proto.episode import as_array
+from replayring_proto.arrays import as_array
 from replayring_proto.errors import InvalidRequestError
 
 __all__ = ["WeightedSampler"]
@@ -122,7 +122,10 @@ class WeightedSampler(Sampler[int]):
 def _cumulative(weights: Weights) -> Shares:
     """Returns the share of the first i + 1 weights in their sum, for each i."""
     # By numpy: torch would spread this over threads that the training needs.
-    array = as_array(weights).astype(np.float64)
+    try:
+        array = as_array(weights).astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(f"weights: {error}") from None
     if array.ndim != 1:
         raise InvalidRequestError(f"weights have shape {array.shape}; give a flat sequence")
     wrong = ~(np.isfinite(array) & (array >= 0))

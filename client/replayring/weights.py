@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from replayring._arguments import share
-from replayring_proto.episode import as_array
+from replayring_proto.arrays import as_array
 from replayring_proto.errors import InvalidRequestError
 from replayring_proto.spec import EPISODE_INDEX, INDEX
 
@@ -152,7 +152,7 @@ def _eligible_in_table(starts: Integers, ends: Integers, drop: int, count: int) 
 def _table(episodes: Any, start_key: str, end_key: str) -> tuple[Integers, Integers]:
     try:
         starts, ends = _integers(episodes[start_key]), _integers(episodes[end_key])
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, InvalidRequestError):
         raise InvalidRequestError(
             f"the offline dataset has frames but no table of episodes ({start_key!r}, "
             f"{end_key!r}); LeRobot datasets have one in episode_data_index or meta.episodes"

@@ -11,8 +11,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from replayring_proto.arrays import Array, as_array
 from replayring_proto.errors import InvalidEpisodeError
 from replayring_proto.spec import (
     DTYPES,
@@ -25,17 +25,21 @@ from replayring_proto.spec import (
     Column,
 )
 
-Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 
 _OPTIONAL = {column.name: column for column in PRESETS if column.name in (FRAME_INDEX, TIMESTAMP)}
 
 
-def as_array(value: Any) -> Array:
-    """Returns `value` (an array, a torch tensor, or nested sequences) as an array, uncopied."""
-    if hasattr(value, "detach"):  # a torch tensor, recognised without importing torch
-        value = value.detach().cpu().numpy()
-    return np.asarray(value)
+def values_of(name: str, value: Any) -> Array:
+    """Returns what was given for a column as an array, uncopied where that is possible.
+
+    Raises:
+        InvalidEpisodeError: no array can be made of it.
+    """
+    try:
+        return as_array(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidEpisodeError(f"column {name!r}: {error}") from None
 
 
 def check_episode(spec: BufferSpec, data: Mapping[str, Any]) -> Arrays:
@@ -83,7 +87,7 @@ def split_episodes(spec: BufferSpec, data: Mapping[str, Any]) -> Iterator[Arrays
     missing = spec.by_name.keys() - data.keys()
     if missing:
         raise InvalidEpisodeError(f"the data lacks {_names(missing)}; every column is needed")
-    arrays = {name: as_array(data[name]) for name in spec.by_name}
+    arrays = {name: values_of(name, data[name]) for name in spec.by_name}
     lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if len(set(lengths.values())) != 1 or not lengths[INDEX]:
         raise InvalidEpisodeError(
@@ -136,10 +140,7 @@ def _episode_bounds(index: Array, episode_index: Array) -> list[int]:
 
 
 def _fit(column: Column, value: Any) -> Array:
-    try:
-        array = as_array(value)
-    except (TypeError, ValueError) as error:  # tensors numpy has no dtype for, ragged sequences
-        raise InvalidEpisodeError(f"column {column.name!r}: {error}") from None
+    array = values_of(column.name, value)
     if array.shape[1:] != column.shape or array.ndim == 0:
         wanted = str(("frames", *column.shape)).replace("'", "")
         raise InvalidEpisodeError(

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replayring_proto.episode import as_array, check_episode, split_episodes
+from replayring_proto.arrays import as_array
+from replayring_proto.episode import check_episode, split_episodes
 from replayring_proto.errors import InvalidEpisodeError
 from replayring_proto.spec import DTYPES, BufferSpec
 
@@ -228,30 +229,36 @@ def test_nested_lists_are_taken() -> None:
 class Tensor:
     """What the proto package knows of a torch tensor, which it does not import."""
 
-    def __init__(self, values: Any, on_gpu: bool = False, exotic: bool = False) -> None:
-        self.values, self.on_gpu, self.exotic = values, on_gpu, exotic
+    is_meta = is_nested = is_quantized = False
+    layout = "torch.strided"
+
+    def __init__(self, values: Any, dtype: str = "torch.float32", trouble: str = "") -> None:
+        self.values, self.dtype, self.trouble = values, dtype, trouble
 
     def detach(self) -> Tensor:
         return self
 
-    def cpu(self) -> Tensor:
-        return Tensor(self.values, exotic=self.exotic)
-
-    def numpy(self) -> np.ndarray[Any, Any]:
-        assert not self.on_gpu
-        if self.exotic:
-            raise TypeError("Got unsupported ScalarType BFloat16")
+    def numpy(self, *, force: bool) -> np.ndarray[Any, Any]:
+        assert force, "it may lie on a GPU"
+        if self.trouble:
+            raise TypeError(self.trouble)
         return np.asarray(self.values)
 
 
 def test_tensors_are_taken_from_any_device() -> None:
     values = np.ones((3, 2), np.float32)
-    assert as_array(Tensor(values, on_gpu=True)) is values
+    assert as_array(Tensor(values)) is values
 
 
 def test_a_tensor_that_numpy_has_no_dtype_for_is_refused() -> None:
-    with pytest.raises(InvalidEpisodeError, match="BFloat16"):
-        check_episode(SPEC, episode(state=Tensor([[1, 2]] * 3, exotic=True)))
+    tensor = Tensor([[1, 2]] * 3, "torch.bfloat16", "Got unsupported ScalarType BFloat16")
+    with pytest.raises(InvalidEpisodeError, match=r"tensor of torch.bfloat16, .*float\(\)"):
+        check_episode(SPEC, episode(state=tensor))
+
+
+def test_what_else_is_wrong_with_a_tensor_is_told_in_torchs_words() -> None:
+    with pytest.raises(InvalidEpisodeError, match="column 'state': of another kind"):
+        check_episode(SPEC, episode(state=Tensor([[1, 2]] * 3, trouble="of another kind")))
 
 
 # Many episodes at once

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from replayring_proto.episode import Array, check_episode
+from replayring_proto.arrays import Array
+from replayring_proto.episode import check_episode
 from replayring_proto.errors import ReplayRingError
 from replayring_proto.spec import BufferSpec
 from replayring_server.engine.records import Origin, Record
