@@ -23,7 +23,9 @@ from replayring_proto.errors import (
     InvalidEpisodeError,
     InvalidRequestError,
     InvalidSpecError,
+    LimitExceededError,
 )
+from replayring_proto.limits import ServerLimits
 from replayring_proto.messages import BufferInfo, info_from_message, view_to_message
 from replayring_proto.query import Offsets, SampleQuery, View
 from replayring_proto.spec import BufferSpec
@@ -399,7 +401,7 @@ def sampling_of(
         shards: how many hold a buffer of that spec.
     """
     query = SampleQuery(
-        whole(batch_size, "batch_size", 1, (1 << 32) - 1),
+        _batch_size(batch_size),
         view,
         whole(drop, "drop_n_last_frames", 0),
     )
@@ -410,6 +412,18 @@ def sampling_of(
         whole(min_frames, "min_frames", 0, spec.capacity * shards),
         None if seed is None else whole(seed, "seed", 0, (1 << 64) - 1),
     )
+
+
+def _batch_size(value: Any) -> int:
+    """Returns a batch size that a request can carry; how large it may be, the server knows."""
+    size = whole(value, "batch_size", 1)
+    if size >= 1 << 32:
+        raise LimitExceededError(
+            f"frames asked for at once: received {size:,}, the limit is "
+            f"{ServerLimits.max_batch_size:,}, where the server's owner did not change it; ask for "
+            "fewer"
+        )
+    return size
 
 
 def whole_numbers(values: Indices, what: str) -> list[int]:

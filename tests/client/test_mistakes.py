@@ -21,11 +21,11 @@ SPEC = {"x": {"shape": (), "dtype": "float32"}}
 @pytest.mark.parametrize(
     ("use", "text"),
     [
-        (lambda b: b.sample("4"), "batch_size is '4'; it must be a whole number from 1"),
-        (lambda b: b.sample(4.0), "batch_size is 4.0; it must be a whole number from 1"),
+        (lambda b: b.sample("4"), "batch_size is '4'; it must be a whole number at least 1"),
+        (lambda b: b.sample(4.0), "batch_size is 4.0; it must be a whole number at least 1"),
         (lambda b: b.sample(True), "batch_size is True"),
         (lambda b: b.sample(np.bool_(True)), "batch_size is .*True"),
-        (lambda b: b.sample(0), "batch_size is 0; it must be from 1"),
+        (lambda b: b.sample(0), "batch_size is 0; it must be at least 1$"),
         (lambda b: b.sample(4, drop_n_last_frames=1.0), "drop_n_last_frames is 1.0"),
         (lambda b: b.sample(4, drop_n_last_frames=1000), "is 1,000; it must be from 0 to 999, .*"),
         (lambda b: b.sample_stream(4, drop_n_last_frames=1 << 64), "must be from 0 to 999"),
@@ -69,6 +69,17 @@ SPEC = {"x": {"shape": (), "dtype": "float32"}}
 def test_of_a_buffer(use: Callable[[Buffer], Any], text: str, buffer: Buffer) -> None:
     with pytest.raises(replayring.InvalidRequestError, match=text):
         use(buffer)
+
+
+@pytest.mark.parametrize("batch_size", [65_537, 1 << 32, 1 << 70])
+def test_a_batch_that_is_too_large_is_answered_with_what_servers_allow(
+    batch_size: int, buffer: Buffer
+) -> None:
+    text = f"asked for at once: received {batch_size:,}, the limit is 65,536.*; ask for fewer"
+    with pytest.raises(replayring.LimitExceededError, match=text):
+        buffer.sample(batch_size)
+    with pytest.raises(replayring.LimitExceededError, match=text):
+        next(buffer.sample_stream(batch_size))
 
 
 @pytest.mark.parametrize(
