@@ -429,15 +429,30 @@ def _batch_size(value: Any) -> int:
 def whole_numbers(values: Indices, what: str) -> list[int]:
     """Returns integers that fit 64 bits, at least one."""
     array = np.asarray(values)
-    if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
+    flat = array.ndim == 1 and array.dtype.kind in "iu"
+    numbers: list[int] = array.tolist() if flat else _large_integers(values)
+    if not numbers:
         raise InvalidRequestError(
             f"{what} must be a sequence of at least one integer, received an array of shape "
             f"{array.shape} and dtype {array.dtype}"
         )
-    numbers: list[int] = array.tolist()
-    if max(numbers) > _INT64.max:
-        raise FrameNotFoundError(f"there is no frame {max(numbers)}: no buffer is that large")
+    if max(numbers) > _INT64.max or min(numbers) < _INT64.min:
+        beyond = next(one for one in numbers if not _INT64.min <= one <= _INT64.max)
+        raise FrameNotFoundError(f"there is no frame {beyond}: no buffer is that large")
     return numbers
+
+
+def _large_integers(values: Any) -> list[int]:
+    """Returns integers of which numpy made floats or objects, since some are beyond 64 bits.
+
+    An empty list stands for anything else than a flat sequence of integers.
+    """
+    listed = np.asarray(values, object)
+    if listed.ndim != 1 or any(
+        isinstance(one, bool) or not isinstance(one, (int, np.integer)) for one in listed
+    ):
+        return []
+    return [int(one) for one in listed]
 
 
 def natural(values: Indices) -> list[int]:

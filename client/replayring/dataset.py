@@ -256,7 +256,9 @@ class RemoteDataset(Dataset[Item]):
             IndexError: a frame was overwritten, or is yet to come; the message names it.
             AssertionError: as for one item.
         """
-        wanted = [operator.index(index) for index in indices]
+        # As a list, since torch makes no integer of an element that int64 does not hold.
+        listed = indices.tolist() if isinstance(indices, Tensor) else indices
+        wanted = [operator.index(index) for index in listed]
         return to_tensors(self._fetch(indices=wanted))
 
     def __iter__(self) -> Iterator[Item]:

@@ -71,6 +71,37 @@ def test_of_a_buffer(use: Callable[[Buffer], Any], text: str, buffer: Buffer) ->
         use(buffer)
 
 
+@pytest.mark.parametrize(
+    "number", [-(1 << 70), -(1 << 63) - 1, 1 << 63, (1 << 64) - 1, 1 << 64, 1 << 70], ids=hex
+)
+@pytest.mark.parametrize("which", ["positions", "indices"])
+def test_a_number_that_no_frame_can_have_is_the_one_that_was_given(
+    number: int, which: str, buffer: Buffer
+) -> None:
+    buffer.add_episode(EPISODE)
+    for numbers in ([number], [0, number], np.array([3, number], object)):
+        with pytest.raises(replayring.FrameNotFoundError, match=f" {number}:"):
+            buffer.get(**{which: numbers})
+
+
+@pytest.mark.parametrize("number", [np.array([-1]).astype(np.uint64)[0], (1 << 63) - 1])
+def test_an_index_that_numpy_made_of_another_is_told_as_it_came(
+    number: Any, buffer: Buffer
+) -> None:
+    buffer.add_episode(EPISODE)
+    dataset = replayring.RemoteDataset(buffer)
+    indices = np.array([number])
+    for ask in (
+        lambda: buffer.get(indices=indices),
+        lambda: buffer.get(indices=torch.from_numpy(indices)),
+        lambda: dataset.by_index(indices),
+        lambda: dataset.by_index(torch.from_numpy(indices)),
+        lambda: dataset.by_index([number]),
+    ):
+        with pytest.raises(replayring.FrameNotFoundError, match=f" {number}"):
+            ask()
+
+
 @pytest.mark.parametrize("batch_size", [65_537, 1 << 32, 1 << 70])
 def test_a_batch_that_is_too_large_is_answered_with_what_servers_allow(
     batch_size: int, buffer: Buffer

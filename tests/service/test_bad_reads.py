@@ -177,8 +177,12 @@ GETS: dict[str, tuple[dict[str, Any], Refusal]] = {
         Refusal(RANGE, "FrameNotFoundError", ("index 7 does not exist yet", "0 to 6")),
     ),
     "the highest index of all": (
-        {"indices": [(1 << 64) - 1]},
-        Refusal(RANGE, "FrameNotFoundError", ("does not exist yet",)),
+        {"indices": [0, (1 << 64) - 1]},
+        Refusal(RANGE, "FrameNotFoundError", ("index 18446744073709551615 does not exist yet",)),
+    ),
+    "the lowest index beyond int64": (
+        {"indices": [1 << 63]},
+        Refusal(RANGE, "FrameNotFoundError", ("index 9223372036854775808 does not exist yet",)),
     ),
     "65,537 positions": (
         {"positions": [0] * 65_537},

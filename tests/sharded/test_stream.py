@@ -166,6 +166,9 @@ def test_a_frame_that_is_gone_is_named_with_its_shard(buffer: replayring.Sharded
         buffer.get(indices=[(1 << 48) + 29, (1 << 48) + 30])
     with pytest.raises(replayring.FrameNotFoundError, match="would lie on shard 7, and there are"):
         buffer.get(indices=[7 << 48])
+    for number in ((7 << 48) + 5, (1 << 63) - 1, (1 << 64) - 1):
+        with pytest.raises(replayring.FrameNotFoundError, match=rf" {number}\b"):
+            buffer.get(indices=[3, number, 8 << 48])
 
 
 def test_positions_run_over_the_shards(buffer: replayring.ShardedBuffer) -> None:

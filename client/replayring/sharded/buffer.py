@@ -22,7 +22,7 @@ from replayring.buffer import Buffer, Indices, natural, sampling_of, whole_numbe
 from replayring.sharded import infos
 from replayring.sharded._homes import home_of, new_identity, of_spill, present_home
 from replayring.sharded._moving import MovingSender
-from replayring.sharded._numbers import acknowledged_at, apart, to_all
+from replayring.sharded._numbers import acknowledged_at, apart, shard_of, to_all
 from replayring.sharded._one_batch import Eligible, OneBatch
 from replayring.sharded._part import Creation, Part
 from replayring.sharded._shard import Shard, ask_all, ask_present, raise_first
@@ -296,8 +296,9 @@ class ShardedBuffer:
             at = np.array(whole_numbers(positions, "positions"), np.int64)
             return self._gather("positions", *self._at(at, patience), options, patience)
         if indices is not None and positions is None:
-            frames = apart(np.array(natural(indices), np.int64))
-            return self._gather("indices", *frames, options, patience)
+            wanted = np.array(natural(indices), np.int64)
+            self._check_shards(wanted)
+            return self._gather("indices", *apart(wanted), options, patience)
         raise InvalidRequestError("give either positions or indices, and not both")
 
     def read_columns(self, keys: Iterable[str], *, timeout: float | None = None) -> Arrays:
@@ -335,6 +336,16 @@ class ShardedBuffer:
         numbers = np.array([part.shard.number for part in asked])
         return numbers[places], positions - np.concatenate([[0], ends])[places]
 
+    def _check_shards(self, indices: Numbers) -> None:
+        """Checks that each `index` lies on a shard that there is."""
+        shards = shard_of(indices)
+        beyond = shards >= len(self._parts)
+        if beyond.any():
+            raise FrameNotFoundError(
+                f"there is no frame with `index` {indices[beyond][0]}: it would lie on shard "
+                f"{shards[beyond][0]}, and there are {len(self._parts)}"
+            )
+
     def _gather(
         self,
         which: str,
@@ -345,11 +356,6 @@ class ShardedBuffer:
     ) -> Arrays:
         """Returns frames of several shards, each asked for its own, in the order of `numbers`."""
         asked = np.unique(shards).tolist()
-        if asked[-1] >= len(self._parts):
-            raise FrameNotFoundError(
-                f"there is no frame with `index` {(asked[-1] << 48):,} or above: it would lie on "
-                f"shard {asked[-1]}, and there are {len(self._parts)}"
-            )
         places = {number: np.flatnonzero(shards == number) for number in asked}
         left = max(patience.remaining(), 0.001)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import lru_cache, partial
 
 import numpy as np
+import numpy.typing as npt
 
-from replayring_proto.errors import InvalidRequestError
+from replayring_proto.errors import FrameNotFoundError, InvalidRequestError
 from replayring_proto.framing import encode_data, encode_header
 from replayring_proto.limits import MAX_VIEW_KEYS, ServerLimits, check_limit
 from replayring_proto.messages import parse, view_from_message
@@ -21,6 +23,8 @@ from replayring_server.service.workers import Lane, Workers
 
 # Looking up one entry of a window takes about as long as moving this much, and as much memory.
 _ENTRY_BYTES = 100
+
+_MAX_INDEX = np.iinfo(np.int64).max
 
 # Plans of larger views are not kept; they would take memory.
 _KEPT_VIEW_BYTES = 4096
@@ -54,12 +58,26 @@ async def _send_items(
         positions = np.array(request.positions[:], np.int64)
         gather = partial(buffer.reader.at_positions, plan, positions)
     else:
-        # An index beyond int64 does not exist yet; so does the largest that int64 can say.
-        indices = np.minimum(np.array(request.indices[:], np.uint64), np.iinfo(np.int64).max)
-        gather = partial(buffer.reader.at_indices, plan, indices.astype(np.int64))
+        gather = partial(buffer.reader.at_indices, plan, _signed(request.indices[:]))
     work = work_for(plan, count)
     await call.take(calls.sending, held_for(work, store.limits))
     await send_pack(call, await workers.run(Lane.READ, gather, work))
+
+
+def _signed(indices: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Returns values of `index` as the ring counts them.
+
+    Raises:
+        FrameNotFoundError: one is beyond int64, and so beyond any frame.
+    """
+    unsigned = np.array(indices, np.uint64)
+    beyond = unsigned > _MAX_INDEX
+    if beyond.any():
+        raise FrameNotFoundError(
+            f"the frame with index {unsigned[beyond][0]} does not exist yet: no buffer is that "
+            "large; ask for values that the column `index` has"
+        )
+    return unsigned.astype(np.int64)
 
 
 def _planned(spec: BufferSpec, view: bytes) -> Plan:
