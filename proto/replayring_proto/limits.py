@@ -74,11 +74,29 @@ MAX_TOKEN_LENGTH = 1024
 MAX_TOKENS = 1024
 """Tokens of one server; each call is compared with every one of them."""
 
+MAX_GRPC_NUMBER = (1 << 31) - 1
+"""The largest number that gRPC takes as an option; it keeps them as C's int."""
+
+MAX_COUNT = (1 << 63) - 1
+"""The largest that any other limit may be: the server tells what it is in 64 bits."""
+
+MIN_SECONDS, MAX_SECONDS = 0.001, 1_000_000_000
+"""What a limit in seconds may be: not less than a clock's tick, and at most about 30 years."""
+
 HANDSHAKE_SECONDS = 10
 """Until when a new connection must have finished its handshakes, or it is closed."""
 
 IDLE_CONNECTION_SECONDS = 3_600
 """After which a connection without calls is closed; clients open another when they need it."""
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("max_connections", "max_streams_per_connection"), (1, MAX_GRPC_NUMBER)),
+    **dict.fromkeys(
+        ("stall_timeout_s", "stall_patience_s", "unary_timeout_s"), (MIN_SECONDS, MAX_SECONDS)
+    ),
+}
+"""What limits may be, where it is not from 1 to `MAX_COUNT`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +167,11 @@ class ServerLimits:
         for name, value in vars(self).items():
             if not 0 < value < math.inf:
                 raise InvalidRequestError(f"{name} is {value}; it must be above zero, and finite")
+            low, high = _RANGES.get(name, (1, MAX_COUNT))
+            if not low <= value <= high:
+                raise InvalidRequestError(
+                    f"{name} is {value:,}; it must be from {low:,} to {high:,}"
+                )
         self._check_not_above("max_staging_bytes", "max_episode_bytes")
         self._check_not_above("max_staging_bytes", "max_parameters_bytes")
         self._check_not_above("max_sending_bytes", "max_reply_bytes")

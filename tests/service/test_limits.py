@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import subprocess
 import sys
 import threading
@@ -352,12 +353,52 @@ def test_limits_that_contradict_each_other_are_refused(
         ServerLimits(**{whole: value - 1, **others})
 
 
-def test_server_does_not_start_with_limits_that_make_no_sense(tmp_path: Path) -> None:
+RANGES: dict[str, tuple[float, float]] = {
+    field.name: (1, (1 << 63) - 1) for field in dataclasses.fields(ServerLimits)
+}
+RANGES |= dict.fromkeys(("max_connections", "max_streams_per_connection"), (1, (1 << 31) - 1))
+RANGES |= dict.fromkeys(("stall_timeout_s", "stall_patience_s", "unary_timeout_s"), (0.001, 10**9))
+
+
+@pytest.mark.parametrize("limit", RANGES)
+def test_no_limit_is_beyond_what_can_be_kept_and_told(limit: str) -> None:
+    """Numbers are C's int in gRPC, and 64 bits in a server's status; and clocks have ticks."""
+    low, high = RANGES[limit]
+    for value in (low / 2, 2 * high):
+        text = re.escape(f"{limit} is {value:,}; it must be from {low:,} to {high:,}")
+        with pytest.raises(InvalidRequestError, match=text):
+            ServerLimits(**{limit: value})
+
+
+@pytest.mark.parametrize("shortest", [{}, {"stall_patience_s": 0.001}])
+def test_the_largest_limits_are_served_and_told(tmp_path: Path, shortest: dict[str, Any]) -> None:
+    largest = {name: high for name, (_, high) in RANGES.items()}
+    with serving(tmp_path, **{**largest, **shortest}) as (_, wire):
+        wire.create("b", SPEC)
+        wire.add("b", frames(50))
+        assert wire.sample("b", 100_000)
+        status = wire.ask("GetServerStatus", b"").status
+    told = {use.name: use.limit for use in status.limits}
+    assert told.keys() < largest.keys()
+    assert set(told.values()) == {(1 << 63) - 1}
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ("max_staging_bytes=1000", "max_staging_bytes is 1,000, below max_episode_bytes"),
+        ("max_streams_per_connection=3000000000", "is 3,000,000,000; it must be from 1 to 2,147,"),
+        ("stall_timeout_s=1e308", "it must be from 0.001 to 1,000,000,000"),
+    ],
+)
+def test_server_does_not_start_with_limits_that_make_no_sense(
+    tmp_path: Path, limit: str, words: str
+) -> None:
     command = [sys.executable, "-m", "replayring_server", "serve", "--listen", "127.0.0.1:0"]
-    command += ["--data-dir", str(tmp_path / "data"), "--limit", "max_staging_bytes=1000"]
+    command += ["--data-dir", str(tmp_path / "data"), "--limit", limit]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert ended.returncode == 1
-    assert "max_staging_bytes is 1,000, below max_episode_bytes" in ended.stderr
+    assert words in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "data").exists()
 
