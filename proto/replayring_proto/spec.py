@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -36,6 +36,10 @@ DTYPES: dict[str, np.dtype[Any]] = {
 DURABILITIES = ("none", "interval", "commit")
 """What survives a power loss: what was there at the last clean close; all but about the last second
 ("interval"); every acknowledged episode ("commit")."""
+
+# Characters of a column's dtype and shape, which may have many axes.
+_COLUMN_IN_MESSAGE = 80
+_DIFFERENCES_IN_MESSAGE = 6
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -192,6 +196,30 @@ class BufferSpec:
                 + f"the columns are {', '.join(self.by_name)}"
             ) from None
 
+    def differences(self, other: BufferSpec, whose: str) -> str:
+        """Says what is not as in another spec, for a message: short, however wide both are.
+
+        Args:
+            other: the other one.
+            whose: what to call it, such as "asked for".
+        """
+        found = [f"{what} {mine} ({whose}: {its})" for what, mine, its in self._unequal(other)]
+        more = len(found) - _DIFFERENCES_IN_MESSAGE
+        return ", ".join(found[:_DIFFERENCES_IN_MESSAGE]) + (
+            f", and {more:,} more" if more > 0 else ""
+        )
+
+    def _unequal(self, other: BufferSpec) -> Iterator[tuple[str, str, str]]:
+        """Yields what differs, as it is here, and as it is there."""
+        for what in ("capacity", "fps", "durability"):
+            mine, its = getattr(self, what), getattr(other, what)
+            if mine != its:
+                yield what, _shown(mine), _shown(its)
+        for name in sorted(self.declared.keys() | other.declared.keys()):
+            column, its = self.declared.get(name), other.declared.get(name)
+            if column != its:
+                yield f"column {name!r}", _shown(column), _shown(its)
+
     @classmethod
     def from_data_spec(
         cls,
@@ -213,6 +241,14 @@ class BufferSpec:
         columns = tuple(_column_of(name, entry) for name, entry in data_spec.items())
         frames = _integer(capacity, "capacity")
         return cls(columns, frames, None if fps is None else _rate(fps), durability)
+
+
+def _shown(value: Column | str | float | None) -> str:
+    if isinstance(value, Column):
+        return f"{value.dtype.name} {value.shape}"[:_COLUMN_IN_MESSAGE]
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else f"{value:,}"
 
 
 def _column_of(name: str, entry: Mapping[str, Any]) -> Column:

@@ -179,9 +179,30 @@ def test_another_buffers_name(client: Client, buffer: Buffer) -> None:
 
 
 def test_another_spec_for_the_same_name(client: Client, buffer: Buffer) -> None:
-    text = r"reward float32 \(\), state float32 \(2,\); capacity 1,000, fps 10.0.*x float32 \(\); "
-    with pytest.raises(replayring.AlreadyExistsError, match=text):
+    with pytest.raises(replayring.AlreadyExistsError) as caught:
         client.create_buffer(buffer.name, SPEC, 1000)
+    assert str(caught.value) == (
+        f"buffer {buffer.name!r} exists with another spec; use another name, or delete it first: "
+        "it has fps 10.0 (asked for: none), column 'reward' float32 () (asked for: none), column "
+        "'state' float32 (2,) (asked for: none), column 'x' none (asked for: float32 ())"
+    )
+
+
+def test_a_wide_spec_is_answered_with_what_differs_and_the_remedy(
+    client: Client, name: str
+) -> None:
+    names = [f"column-{number:03}-{'x' * 100}" for number in range(200)]
+    wide = {each: {"shape": (), "dtype": "float32"} for each in names}
+    client.create_buffer(name, wide, 10)
+    text = r"another spec; use another name, or delete it first: it has column 'column-117-x*' "
+    with pytest.raises(
+        replayring.AlreadyExistsError, match=text + r"float32 \(\) \(.*int8 \(\)\)$"
+    ):
+        client.create_buffer(name, {**wide, names[117]: {"shape": (), "dtype": "int8"}}, 10)
+    others = {each.upper(): spec for each, spec in wide.items()}
+    text = r"or delete it first: it has capacity 10 \(asked for: 11\), .*, and 395 more$"
+    with pytest.raises(replayring.AlreadyExistsError, match=text):
+        client.create_buffer(name, others, 11)
 
 
 def test_dtypes_of_torch_are_understood(client: Client, name: str) -> None:

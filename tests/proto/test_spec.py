@@ -314,6 +314,27 @@ def test_specs_that_promise_different_durability_are_not_equal() -> None:
     assert len(promises) == 3
 
 
+def test_differences_are_told_in_few_words_however_many_axes_there_are() -> None:
+    one = BufferSpec.from_data_spec({"a": GOOD, "b": {"shape": (1,) * 30, "dtype": "bool"}}, 10)
+    other = BufferSpec.from_data_spec({"a": GOOD, "c": GOOD}, 2000, 10, "commit")
+    assert one.differences(one, "there") == ""
+    assert one.differences(other, "there") == (
+        "capacity 10 (there: 2,000), fps none (there: 10.0), durability interval (there: commit), "
+        f"column 'b' {'bool ' + str((1,) * 30):.80} (there: none), "
+        "column 'c' none (there: float32 (2,))"
+    )
+
+
+@pytest.mark.parametrize(("columns", "more"), [(6, ""), (7, ", and 1 more"), (40, ", and 34 more")])
+def test_of_many_differences_the_first_are_told_and_how_many_more_there_are(
+    columns: int, more: str
+) -> None:
+    names = [f"c{number:02}" for number in range(columns)]
+    told = spec_of(a=GOOD, **dict.fromkeys(names, GOOD)).differences(spec_of(a=GOOD), "there")
+    first = ", ".join(f"column {name!r} float32 (2,) (there: none)" for name in names[:6])
+    assert told == first + more
+
+
 @settings(max_examples=50)
 @given(
     st.dictionaries(

@@ -11,6 +11,8 @@ import pytest
 
 import replayring
 from replayring.sharded._names import names_of, ranking
+from replayring.sharded._part import Creation
+from replayring_proto.spec import BufferSpec
 from tests.sharded.conftest import SPEC, Shards
 
 
@@ -130,6 +132,11 @@ def test_shards_that_do_not_agree_are_refused(calm_shards: Shards, name: str) ->
             other.create_buffer(name, SPEC, 101)
         with pytest.raises(replayring.InvalidSpecError, match=r"do not agree.*100.*101"):
             two.buffer(name)
+        elsewhere = Creation(name, BufferSpec.from_data_spec(SPEC, 101))
+        with pytest.raises(
+            replayring.InvalidSpecError, match=r"other shards.* capacity 100 \(elsewhere: 101\)$"
+        ):
+            elsewhere.open(one, None)
         two.delete_buffer(name)
         with pytest.raises(replayring.NotFoundError):
             two.delete_buffer(name)

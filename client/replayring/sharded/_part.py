@@ -55,8 +55,9 @@ class Creation:
         buffer = client.buffer(self.name, timeout=timeout)
         if buffer.spec != spec:
             raise InvalidSpecError(
-                f"buffer {self.name!r} at {client.address} has {buffer.spec}, but the other shards "
-                f"have {spec}; delete it where it is not as it should be"
+                f"buffer {self.name!r} at {client.address} is not as on the other shards; delete "
+                "it where it is not as it should be: it has "
+                f"{buffer.spec.differences(spec, 'elsewhere')}"
             )
         return buffer
 

@@ -87,8 +87,8 @@ def agreed(name: str, specs: Mapping[str, BufferSpec]) -> BufferSpec:
     for other in others:
         if specs[other] != specs[first]:
             raise InvalidSpecError(
-                f"the shards do not agree on buffer {name!r}: {first} has {specs[first]}, but "
-                f"{other} has {specs[other]}; connect to the shards that belong together, or "
-                "delete it where it is not as it should be"
+                f"the shards do not agree on buffer {name!r}; connect to those that belong "
+                f"together, or delete it where it is not as it should be: {first} has "
+                f"{specs[first].differences(specs[other], other)}"
             )
     return specs[first]

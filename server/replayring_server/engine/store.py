@@ -345,7 +345,7 @@ def _some(names: list[str]) -> str:
 def _same_spec(buffer: Buffer, spec: BufferSpec) -> Buffer:
     if buffer.spec != spec:
         raise AlreadyExistsError(
-            f"buffer {buffer.name!r} exists with another spec: it holds {buffer.spec}, asked for "
-            f"was {spec}; use another name, or delete it first"
+            f"buffer {buffer.name!r} exists with another spec; use another name, or delete it "
+            f"first: it has {buffer.spec.differences(spec, 'asked for')}"
         )
     return buffer
