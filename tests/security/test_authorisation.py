@@ -86,6 +86,29 @@ def test_call_without_a_valid_token_is_refused_before_it_has_said_anything(
             call.receive()
 
 
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ([], "the call came without one: connect(..., token=...) or token_file=..."),
+        (bearer(WRITE) * 2, "the call came with 2 of them: send one `authorization`"),
+        ([*bearer(READ), ("authorization", "x")], "the call came with 2 of them: send one"),
+        ([("authorization", WRITE)], "came with an `authorization` that is not 'Bearer TOKEN'"),
+        (
+            [("authorization", f"Basic {WRITE}")],
+            "came with an `authorization` that is not 'Bearer TOKEN'",
+        ),
+    ],
+)
+def test_what_a_call_came_with_instead_of_a_token_is_told_without_showing_it(
+    server: LocalServer, metadata: list[tuple[str, str]], words: str
+) -> None:
+    with Wire(server.address, metadata=metadata) as wire:
+        refusal = wire.refusal("ListBuffers", b"")
+    assert refusal is not None
+    assert words in str(refusal)
+    assert WRITE not in str(refusal)
+
+
 @pytest.mark.parametrize("token", [READ, WRITE], ids=["read", "write"])
 @pytest.mark.parametrize("method", METHODS)
 def test_scope_decides(server: LocalServer, method: str, token: str) -> None:

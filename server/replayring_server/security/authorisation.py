@@ -178,10 +178,19 @@ def _refusing(method: str, status: Status) -> Callable[..., Awaitable[None]]:
 
 def _digest_in(metadata: Metadata) -> bytes:
     values = [value for key, value in metadata if key == TOKEN_KEY]
-    scheme, _, token = str(values[0]).partition(" ") if len(values) == 1 else ("", "", "")
-    if scheme.lower() != SCHEME.lower():
-        raise UnauthenticatedError(
-            "this server wants a token and the call came without one: "
-            "connect(..., token=...) or token_file=..."
+    if not values:
+        raise _unauthenticated("came without one: connect(..., token=...) or token_file=...")
+    if len(values) > 1:
+        raise _unauthenticated(
+            f"came with {len(values)} of them: send one `{TOKEN_KEY}`, also through proxies"
+        )
+    scheme, _, token = str(values[0]).partition(" ")
+    if scheme.lower() != SCHEME.lower():  # and it may be the token, which is not to be shown
+        raise _unauthenticated(
+            f"came with an `{TOKEN_KEY}` that is not '{SCHEME} TOKEN': send it in that form"
         )
     return digest_of(token)
+
+
+def _unauthenticated(what: str) -> UnauthenticatedError:
+    return UnauthenticatedError(f"this server wants a token and the call {what}")
