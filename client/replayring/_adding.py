@@ -25,14 +25,14 @@ from replayring_proto.errors import (
     ServerUnavailableError,
 )
 from replayring_proto.framing import WHOLE_BYTES, encode_nested
-from replayring_proto.limits import CHUNK_BYTES, MAX_EPISODES_PER_MESSAGE
+from replayring_proto.limits import MAX_EPISODES_PER_MESSAGE, TOGETHER_BYTES
 from replayring_proto.messages import parse
 from replayring_proto.pack import layout_of
 from replayring_proto.v1 import replay_pb2
 
 METHOD = "AddEpisodes"
 
-GROUP_BYTES = CHUNK_BYTES
+GROUP_BYTES = TOGETHER_BYTES
 """Small episodes that are ready at the same time share messages of about this size."""
 
 _SMALL_BYTES = GROUP_BYTES // 8  # below this, a message costs more than what it carries

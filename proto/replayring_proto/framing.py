@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 from replayring_proto.errors import MalformedMessageError
-from replayring_proto.limits import CHUNK_BYTES, MAX_MESSAGE_FIELDS, check_limit
+from replayring_proto.limits import CHUNK_BYTES, MAX_MESSAGE_FIELDS, TOGETHER_BYTES, check_limit
 from replayring_proto.pack import Pack, PackLayout
 
 _LENGTH_DELIMITED = 2
@@ -29,7 +29,7 @@ _EMPTY = memoryview(b"")
 _DATA = bytes([_DATA_TAG])
 _NESTED = bytes([_NESTED_TAG])
 
-WHOLE_BYTES = CHUNK_BYTES // 2
+WHOLE_BYTES = TOGETHER_BYTES // 2
 """Up to so many bytes, a pack of arrays goes in one message with its header."""
 
 

@@ -102,7 +102,7 @@ def test_generated_code_reads_what_framing_writes(rest: Any, arrays: Arrays) -> 
 @given(messages)
 def test_a_large_pack_comes_in_messages_below_the_limit(rest: Any) -> None:
     """The first has the header and the other fields; the later ones only bytes of the body."""
-    pack = Pack.of({"a": np.arange(5 << 17, dtype=np.float32), "b": np.ones(3)})
+    pack = Pack.of({"a": np.arange(5 << 18, dtype=np.float32), "b": np.ones(3)})
     encoded = list(encode_pack(pack, rest.SerializeToString()))
     assert max(map(len, encoded)) <= limits.CHUNK_BYTES + 4096 < limits.MAX_MESSAGE_BYTES
     first, *later = (type(rest).FromString(message) for message in encoded)

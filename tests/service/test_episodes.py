@@ -61,8 +61,8 @@ def test_an_episode_comes_out_as_it_went_in(
 
 
 def test_a_large_column_stays_in_the_messages_but_for_rows_that_lie_in_two() -> None:
-    images = np.random.default_rng(0).integers(0, 255, (40, 100_000), dtype=np.uint8)
-    pack = Pack.of({"done": np.zeros(40, np.bool_), "image": images})
+    images = np.random.default_rng(0).integers(0, 255, (80, 100_000), dtype=np.uint8)
+    pack = Pack.of({"done": np.zeros(80, np.bool_), "image": images})
     messages = [bytes(piece) for piece in pack.pieces()]
     assert len(messages) == 4
     assembler = EpisodeAssembler(pack.layout)

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from replayring_proto.limits import CHUNK_BYTES
 from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Store
 from tests.service.frames import CAPACITY, COLUMNS, SPEC, episode, refused
 from tests.support import LocalServer, ServerProcess
 from tests.wire import Refused, Wire, arrays_of, spec_message, view_message
 
-MIB = 1 << 20
 Response = replay_pb2.ReadColumnResponse
 
 
@@ -110,7 +110,7 @@ def test_columns_of_an_empty_buffer_are_empty(wire: Wire, name: str) -> None:
     assert columns["index"].shape == (0,)
 
 
-def test_large_column_comes_in_pieces_of_1_mib(wire: Wire, name: str) -> None:
+def test_a_large_column_comes_in_pieces(wire: Wire, name: str) -> None:
     wire.create(name, spec_message({"image": ("uint8", (512, 1000)), "x": ("uint8", ())}, 100))
     rows = np.arange(40, dtype=np.uint8)
     frames = {"image": rows[:, None, None] * np.ones((512, 1000), np.uint8), "x": rows}
@@ -118,7 +118,7 @@ def test_large_column_comes_in_pieces_of_1_mib(wire: Wire, name: str) -> None:
     request = replay_pb2.ReadColumnRequest(buffer=name, keys=["x", "image", "index"])
     replies = wire.call("ReadColumn", request)
     assert len(replies) > 10
-    assert max(map(len, replies)) <= MIB + 1024
+    assert max(map(len, replies)) <= CHUNK_BYTES + 1024
     messages = [Response.FromString(reply) for reply in replies]
     columns = arrays_of(messages[0].pack, b"".join(message.data for message in messages))
     assert list(columns) == ["x", "image", "index"]

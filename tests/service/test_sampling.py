@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from replayring_proto.limits import CHUNK_BYTES
 from replayring_proto.v1 import replay_pb2
 from tests.service.frames import CAPACITY, SPEC, episode, refused
 from tests.support import ServerProcess
@@ -274,7 +275,7 @@ def test_batch_larger_than_any_message_comes_in_pieces(wire: Wire, name: str) ->
     wire.add(name, {"image": images, "x": np.arange(20, dtype=np.int32)})
     spec = replay_pb2.SampleSpec(buffer=name, batch_size=50)
     replies = wire.call("SampleBatch", replay_pb2.SampleBatchRequest(spec=spec, batches=2))
-    assert max(map(len, replies)) <= (1 << 20) + 4096
+    assert max(map(len, replies)) <= CHUNK_BYTES + 4096
     for drawn in wire.sample(name, 50, batches=2):
         assert (drawn["image"] == drawn["x"][:, None, None]).all()
         assert len(set(drawn["x"].tolist())) > 5

@@ -23,7 +23,7 @@ from replayring.sharded._mixing import Block, Mixture
 from replayring.sharded._part import Part
 from replayring.sharded._waiting import Out, Waiting
 from replayring_proto.errors import ClosedError
-from replayring_proto.limits import CHUNK_BYTES
+from replayring_proto.limits import TOGETHER_BYTES
 from replayring_proto.ring import Plan
 
 _LOGGER = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class ShardedStream(SampleStream):
         in_flight = min(max(worthwhile, in_flight), in_flight * shards)
         if self._sampling.seed is not None:
             return in_flight, 1
-        return in_flight, max(1, min(in_flight // 2, CHUNK_BYTES // max(nbytes, 1)))
+        return in_flight, max(1, min(in_flight // 2, TOGETHER_BYTES // max(nbytes, 1)))
 
     def _begun(self) -> Mixture:
         return Mixture(self._sampling.query.batch_size, self._group)

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from replayring_proto.errors import MalformedMessageError, ReplayRingError
 from replayring_proto.framing import Frame, decode_frame
-from replayring_proto.limits import CHUNK_BYTES, MAX_EPISODES_PER_MESSAGE, check_limit
+from replayring_proto.limits import MAX_EPISODES_PER_MESSAGE, TOGETHER_BYTES, check_limit
 from replayring_proto.messages import parse
 from replayring_proto.pack import PackLayout
 from replayring_proto.spec import BufferSpec, check_name
@@ -26,7 +26,7 @@ _MAX_SEQUENCE = (1 << 63) - 1
 
 # So many bytes of episodes are stored together, as that takes less time than one by one. While
 # frames are being read it is less, as learners wait meanwhile: see `Workers.give_way`.
-_STORED_AT_ONCE = CHUNK_BYTES
+_STORED_AT_ONCE = TOGETHER_BYTES
 _STORED_AT_ONCE_WHILE_READING = 32 << 10
 
 # What the engine makes for each frame while it appends: the preset columns.

@@ -24,7 +24,7 @@ from replayring_proto.errors import (
     ReplayRingError,
     ServerUnavailableError,
 )
-from replayring_proto.limits import CHUNK_BYTES, ServerLimits, check_limit
+from replayring_proto.limits import TOGETHER_BYTES, ServerLimits, check_limit
 from replayring_server.allocator import give_back_freed_memory
 from replayring_server.engine import Buffer
 from replayring_server.service.budget import Budget, Hold
@@ -133,7 +133,7 @@ class Call:
         """
         assert self.hold is None
         with self.resting():
-            self.hold = await budget.take(nbytes if nbytes > CHUNK_BYTES else 0)
+            self.hold = await budget.take(nbytes if nbytes > TOGETHER_BYTES else 0)
         self.begin_pack()
 
     def begin_pack(self) -> None:

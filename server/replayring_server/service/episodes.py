@@ -1,6 +1,6 @@
 """Episodes as they come in: made of the messages that carried them, which are copied but once.
 
-An episode's body is spread over messages of about 1 MiB. What is large stays in them until it goes
+An episode's body is spread over messages of about 2 MiB. What is large stays in them until it goes
 into the ring; a copy in between, only to have each column in one piece, would be the dearest part
 of receiving it.
 """

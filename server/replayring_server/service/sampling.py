@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from replayring_proto.errors import InvalidRequestError, MalformedMessageError
-from replayring_proto.limits import CHUNK_BYTES, check_limit
+from replayring_proto.limits import TOGETHER_BYTES, check_limit
 from replayring_proto.messages import parse, query_from_message
 from replayring_proto.pack import Pack
 from replayring_proto.ring import NothingEligible, UniformSampler
@@ -61,7 +61,7 @@ class _Wish:
                 f"min_frames is {spec.min_frames:,}, but the buffer keeps "
                 f"{buffer.spec.capacity:,} frames at most; it would wait for ever"
             )
-        most = min(CHUNK_BYTES, store.limits.max_reply_bytes)
+        most = min(TOGETHER_BYTES, store.limits.max_reply_bytes)
         return cls(
             buffer,
             sampler,

@@ -17,9 +17,9 @@ import grpc
 from benchmark.turns import take_turns
 from benchmark.workloads import Workload
 
+from replayring_proto.limits import CHUNK_BYTES, TOGETHER_BYTES
 from tests.benchmarks.peers.program import run, serve_until_told
 
-CHUNK = 1 << 20
 OPTIONS = [("grpc.enable_retries", 0)]
 """Without retries gRPC does not keep what it has sent: replayring's client has none either."""
 
@@ -33,7 +33,7 @@ BYTES_IN_FLIGHT = 64 << 20
 
 def chunks(size: int) -> list[bytes]:
     """Returns so many bytes in pieces as they cross the wire."""
-    return [bytes(min(CHUNK, size - start)) for start in range(0, size, CHUNK)]
+    return [bytes(min(CHUNK_BYTES, size - start)) for start in range(0, size, CHUNK_BYTES)]
 
 
 async def _pull(requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
@@ -49,7 +49,7 @@ async def _pull(requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
 async def _push(requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
     """Acknowledges each group of chunks, whose last one is shorter than the others."""
     async for request in requests:
-        if len(request) < CHUNK:
+        if len(request) < CHUNK_BYTES:
             yield b""
 
 
@@ -99,9 +99,9 @@ def sample(workload: Workload, address: str, batch_bytes: str) -> None:
 
 def insert(workload: Workload, address: str, episode_bytes: str) -> None:
     """Pushes episodes of so many bytes. Small ones share chunks, and acknowledgements."""
-    together = max(1, (CHUNK - 1) // int(episode_bytes))
+    together = max(1, (TOGETHER_BYTES - 1) // int(episode_bytes))
     size = int(episode_bytes) * together
-    if size % CHUNK == 0:
+    if size % CHUNK_BYTES == 0:
         size -= 1  # the last chunk has to be told from the others
     pieces = chunks(size)
     room = threading.Semaphore(in_flight := max(1, BYTES_IN_FLIGHT // size))
