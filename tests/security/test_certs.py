@@ -205,6 +205,14 @@ def test_hosts_that_are_none_are_refused_before_anything_is_made(tmp_path: Path,
     assert not (tmp_path / "certs").exists()
 
 
+@pytest.mark.parametrize("days", ["0", "-1", "3651", "3650000"])
+def test_days_that_cannot_be_are_refused_before_anything_is_made(tmp_path: Path, days: str) -> None:
+    done = command("certs", str(tmp_path / "certs"), "--days", days)
+    assert done.returncode == 1
+    assert f"certificates for {int(days):,} days: they hold from 1 to 3,650" in done.stderr
+    assert not (tmp_path / "certs").exists()
+
+
 def test_every_kind_of_host(tmp_path: Path) -> None:
     make(tmp_path, "*.replay.example.org", "Replay_1", "fd00::0001", "10.1.2.3")
     assert set(hosts_of(tmp_path)) == {

@@ -73,9 +73,14 @@ def make_folders(folder: Path, hosts: Iterable[str], *, days: int, renew: bool) 
         renew: issue them even where there are some; keys, authority and tokens stay.
 
     Raises:
-        InvalidRequestError: a host is no name and no address.
+        InvalidRequestError: a host is no name and no address, or the days are none or too many.
         StorageError: what is there does not fit; nothing of it was changed. Or no openssl.
     """
+    if not 1 <= days <= _AUTHORITY_DAYS:
+        raise InvalidRequestError(
+            f"certificates for {days:,} days: they hold from 1 to {_AUTHORITY_DAYS:,} days, as "
+            "long as the authority that signs them"
+        )
     names = [_subject_name(host) for host in hosts]
     authority = Authority(folder / "authority")
     server = folder / "server"
