@@ -17,6 +17,7 @@ import replayring
 from replayring import _patience
 from replayring_proto import errors
 from replayring_proto.framing import encode_data, encode_header
+from replayring_proto.limits import CHUNK_BYTES
 from replayring_proto.pack import PackLayout, TensorSpec
 from replayring_proto.spec import DTYPES
 from replayring_proto.v1 import replay_pb2
@@ -252,7 +253,7 @@ class TestReplies:
             ([encode_header(b"\xff")], "parse"),
             (pack_reply({"a": np.zeros(400_000)})[:-1], "ended before"),
             (pack_reply({"a": np.zeros(400_000)})[:1] * 2, "within another"),
-            ([*pack_reply({"a": np.zeros(200_000)})[:1], encode_data(bytes(1 << 20))], "came"),
+            ([*pack_reply({"a": np.zeros(400_000)})[:1], encode_data(bytes(CHUNK_BYTES))], "came"),
         ],
         ids=[
             "garbage",

@@ -244,7 +244,7 @@ class TestInFlight:
         fake.script("SampleBatch", Batches())
         arguments = {"batch_size": 2, **bad}
         for call in (fake_buffer.sample, fake_buffer.sample_stream):
-            with pytest.raises(replayring.InvalidRequestError):
+            with pytest.raises((replayring.InvalidRequestError, replayring.LimitExceededError)):
                 call(**arguments)
         assert not fake.calls["SampleBatch"]
 
