@@ -85,6 +85,7 @@ def test_a_call_at_work_meanwhile_ends_when_it_comes_to_rest(
 
     monkeypatch.setattr(UniformSampler, "batch", slow)
     monkeypatch.setattr(workers, "INLINE_BYTES", -1)
+    monkeypatch.setattr(workers, "_INLINE_BYTES_WHILE_ADDING", -1)
     with LocalServer(tmp_path / "data") as server, Wire(server.address) as wire:
         wire.create("b", SPEC)
         wire.add("b", episode(3))

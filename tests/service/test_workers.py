@@ -37,9 +37,27 @@ def test_close_finishes_what_has_begun_and_drops_what_waits() -> None:
     assert done == ["begun"]
 
 
+@pytest.mark.parametrize("adding", [True, False])
+def test_large_batches_are_drawn_on_the_loop_only_while_nobody_adds(
+    adding: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LATELY_S", 60.0)
+
+    async def main() -> None:
+        workers, here = Workers(), threading.get_ident()
+        if adding:
+            await workers.change(Lane.APPEND, lambda: None, then=lambda: None)
+        for nbytes, inline in ((1 << 20, True), (2 << 20, not adding), ((2 << 20) + 1, False)):
+            at = await workers.run(Lane.READ, threading.get_ident, nbytes)
+            assert (at == here) is inline, nbytes
+        workers.close()
+
+    asyncio.run(main())
+
+
 def turns_during_give_way(reading: bool, monkeypatch: pytest.MonkeyPatch) -> int:
     """How many turns the event loop has had when a thread goes on that gave way to it."""
-    monkeypatch.setattr(module, "_READING_S", 60.0)
+    monkeypatch.setattr(module, "_LATELY_S", 60.0)
     monkeypatch.setattr(module, "_LONGEST_TURNS_S", 60.0)
     turns, seen = 0, -1
 
@@ -99,7 +117,7 @@ def test_a_long_call_does_not_wait_for_ever_for_a_loop_that_is_busy() -> None:
 def test_who_receives_much_pauses_for_others_while_frames_are_read(
     reading: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_READING_S", 60.0)
+    monkeypatch.setattr(module, "_LATELY_S", 60.0)
     monkeypatch.setattr(module, "_TURNS_BETWEEN_MESSAGES", 20)
     turns: list[int] = []
 

@@ -69,6 +69,11 @@ class Plan:
         """The longest window: how many frames one item may touch per column."""
         return self._entries
 
+    @property
+    def seeks(self) -> bool:
+        """Whether frames are to be searched for by their timestamps."""
+        return any(group.seconds is not None for group in self.groups)
+
     def layout(self, batch_size: int) -> PackLayout:
         """Returns the layout of a batch; some are kept, as batches repeat their size."""
         layout = self._layouts.get(batch_size)

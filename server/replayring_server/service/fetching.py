@@ -21,8 +21,10 @@ from replayring_server.service.calls import Call, Calls
 from replayring_server.service.packs import send_pack
 from replayring_server.service.workers import Lane, Workers
 
-# Looking up one entry of a window takes about as long as moving this much, and as much memory.
-_ENTRY_BYTES = 100
+# What one entry of a window takes about, of memory or of the time to move as much. Those in seconds
+# are searched for.
+_ENTRY_BYTES = 25
+_SOUGHT_ENTRY_BYTES = 100
 
 _MAX_INDEX = np.iinfo(np.int64).max
 
@@ -94,7 +96,8 @@ _kept = lru_cache(maxsize=64)(_plan)
 
 def work_for(plan: Plan, count: int) -> int:
     """Returns the work for a reply of `count` frames, in bytes that could be moved meanwhile."""
-    return plan.layout(count).nbytes + count * plan.entries_per_frame * _ENTRY_BYTES
+    entry_bytes = _SOUGHT_ENTRY_BYTES if plan.seeks else _ENTRY_BYTES
+    return plan.layout(count).nbytes + count * plan.entries_per_frame * entry_bytes
 
 
 def held_for(work: int, limits: ServerLimits) -> int:

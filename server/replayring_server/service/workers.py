@@ -14,11 +14,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 # Handing a call to a thread and back takes as long as moving a quarter of this, on a busy machine
-# as long as all of it; and nobody notices that the loop is busy meanwhile.
-INLINE_BYTES = 3 << 19
+# as long as all of it; and nobody notices that the loop is busy meanwhile. But for actors, whom
+# learners of large batches would leave a third of the loop: for these it is less while some add.
+INLINE_BYTES = 2 << 20
+_INLINE_BYTES_WHILE_ADDING = 3 << 19
 
-# Frames count as being read for so long after somebody last did.
-_READING_S = 0.05
+# Frames count as being read, or added, for so long after somebody last did.
+_LATELY_S = 0.05
 
 # A batch takes the event loop some turns: to take in the request, to draw, to send. So many give a
 # learner of small batches some of them, and cost an actor little: most turns have nothing to do.
@@ -53,6 +55,7 @@ class Workers:
         }
 
         self._read_at = -math.inf
+        self._added_at = -math.inf
 
     async def run(self, lane: Lane, call: Callable[[], T], nbytes: int | None = None) -> T:
         """Runs an engine call; on the loop itself if it moves few bytes and cannot block.
@@ -64,7 +67,7 @@ class Workers:
         """
         if lane is Lane.READ:
             self._read_at = time.monotonic()
-        if nbytes is not None and nbytes <= INLINE_BYTES:
+        if nbytes is not None and nbytes <= self._inline_bytes:
             return call()
         return await asyncio.get_running_loop().run_in_executor(self._lanes[lane], call)
 
@@ -74,6 +77,8 @@ class Workers:
         Both happen even if the caller gives up meanwhile: what is stored is stored, and whoever
         waits for it must hear of it.
         """
+        if lane in (Lane.APPEND, Lane.COMMIT):
+            self._added_at = time.monotonic()
         work = asyncio.get_running_loop().run_in_executor(self._lanes[lane], call)
 
         def tell(done: asyncio.Future[T]) -> None:
@@ -91,7 +96,12 @@ class Workers:
     @property
     def reading(self) -> bool:
         """Whether somebody read frames just now, and may be waiting for more."""
-        return time.monotonic() - self._read_at <= _READING_S
+        return time.monotonic() - self._read_at <= _LATELY_S
+
+    @property
+    def _inline_bytes(self) -> int:
+        adding = time.monotonic() - self._added_at <= _LATELY_S
+        return _INLINE_BYTES_WHILE_ADDING if adding else INLINE_BYTES
 
     def give_way(self, loop: asyncio.AbstractEventLoop) -> None:
         """Lets the event loop have some turns, if frames are being read.
