@@ -118,7 +118,8 @@ class ServerLimits:
         max_parameter_sets: names under which parameters are published.
         max_batch_size: frames in one batch or one GetItem.
         max_window_entries: frames in one batch or one GetItem times the longest window's offsets;
-            resolving windows takes about 100 bytes for each.
+            resolving windows takes about 20 bytes for each, and where they are in seconds the time
+            to move 100.
         max_reply_bytes: bytes of one reply's pack, ReadColumn excepted.
         max_column_bytes: bytes of one ReadColumn reply's pack.
         max_episode_bytes: bytes of one episode's pack.

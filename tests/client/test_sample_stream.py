@@ -223,7 +223,6 @@ class TestInFlight:
         "bad",
         [
             {"batch_size": 0},
-            {"batch_size": 1 << 32},
             {"drop_n_last_frames": -1},
             {"min_frames": 1001},
             {"min_frames": -1},
@@ -244,8 +243,17 @@ class TestInFlight:
         fake.script("SampleBatch", Batches())
         arguments = {"batch_size": 2, **bad}
         for call in (fake_buffer.sample, fake_buffer.sample_stream):
-            with pytest.raises((replayring.InvalidRequestError, replayring.LimitExceededError)):
+            with pytest.raises(replayring.InvalidRequestError):
                 call(**arguments)
+        assert not fake.calls["SampleBatch"]
+
+    def test_a_batch_that_no_request_can_ask_for_is_refused_before_anything_is_sent(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        fake.script("SampleBatch", Batches())
+        for call in (fake_buffer.sample, fake_buffer.sample_stream):
+            with pytest.raises(replayring.LimitExceededError, match=r"received 4,294,967,296"):
+                call(1 << 32)
         assert not fake.calls["SampleBatch"]
 
 

@@ -200,8 +200,8 @@ SPEC = checked_spec(16, width=8192)
 def test_readers_in_another_process_see_no_torn_row(memory_path: Path) -> None:
     with writing_process(memory_path, SPEC):
         reader = open_for_reading(memory_path / "ring", SPEC)
-        rows, torn = read_until(reader, turns=100, at_least=20_000, seed=1)
-    assert rows >= 20_000
+        rows, torn = read_until(reader, turns=100, at_least=50_000, seed=1)
+    assert rows >= 50_000
     assert torn == 0
 
 
@@ -244,7 +244,7 @@ def test_threads_that_share_one_reader_see_no_torn_row(memory_path: Path) -> Non
         reader = open_for_reading(memory_path / "ring", SPEC)
         threads = [
             threading.Thread(
-                target=lambda seed=seed: found.append(read_until(reader, 20, 2000, seed))
+                target=lambda seed=seed: found.append(read_until(reader, 20, 5000, seed))
             )
             for seed in range(4)
         ]

@@ -27,7 +27,7 @@ from tests.wire import (
     view_message,
 )
 
-CALLS = int(os.environ.get("REPLAYRING_FUZZ_CALLS", "10000"))
+CALLS = int(os.environ.get("REPLAYRING_FUZZ_CALLS", "20000"))
 WARM_UP = CALLS // 5  # of these, while caches and pools fill
 THREADS = 8
 DOCUMENTED = {

@@ -134,6 +134,12 @@ def test_what_the_old_shard_refused_is_told_after_the_move(
         writer.flush()
 
 
+def ends_when_sent_to(shard: int, shards: Shards) -> None:
+    with connect_to(shards, shard) as one:
+        eventually(lambda: one.buffer("b").info().num_frames == 5, "it is sent")
+    eventually(lambda: not at_work(), "its threads have ended")
+
+
 def test_a_writer_that_nobody_closed_ends_when_all_is_sent_elsewhere(
     shards: Shards, may_move: threading.Event
 ) -> None:
@@ -145,9 +151,7 @@ def test_a_writer_that_nobody_closed_ends_when_all_is_sent_elsewhere(
         with pytest.warns(ResourceWarning, match="never closed"):
             del writer
         may_move.set()
-        with connect_to(shards, 1 - first) as one:
-            eventually(lambda: one.buffer("b").info().num_frames == 5, "it is sent")
-        eventually(lambda: not at_work(), "its threads have ended")
+        ends_when_sent_to(1 - first, shards)
 
 
 def test_a_writer_that_is_let_go_in_the_middle_of_a_move_ends_as_well(
@@ -167,9 +171,7 @@ def test_a_writer_that_is_let_go_in_the_middle_of_a_move_ends_as_well(
         shards.kill(first)
         writer.add_episode(episode(5, 2))
         del writer
-        with connect_to(shards, 1 - first) as one:
-            eventually(lambda: one.buffer("b").info().num_frames == 5, "it is sent")
-        eventually(lambda: not at_work(), "its threads have ended")
+        ends_when_sent_to(1 - first, shards)
 
 
 def test_what_a_closed_writer_has_not_got_acknowledged_is_not_sent_later(

@@ -14,8 +14,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 # Handing a call to a thread and back takes as long as moving a quarter of this, on a busy machine
-# as long as all of it; and nobody notices that the loop is busy meanwhile. But for actors, whom
-# learners of large batches would leave a third of the loop: for these it is less while some add.
+# as long as all of it; and nobody notices that the loop is busy meanwhile. But for actors: beside a
+# learner of large batches one would add half as much, so while some add it is less.
 INLINE_BYTES = 2 << 20
 _INLINE_BYTES_WHILE_ADDING = 3 << 19
 
