@@ -244,6 +244,7 @@ def connects(address: str) -> bool:
 
 QUICK: dict[str, Any] = {"stall_timeout_s": 0.4, "stall_patience_s": 0.2}
 SLOW: dict[str, Any] = {"stall_timeout_s": 1e6, "stall_patience_s": 0.2}
+PATIENT: dict[str, Any] = {"stall_timeout_s": 1e6, "stall_patience_s": 1e6}
 
 
 def test_stalls_that_nobody_minds(tmp_path: Path) -> None:
@@ -298,7 +299,11 @@ def test_replies_that_others_wait_for(tmp_path: Path) -> None:
                 list(stalled)
 
 
-def test_unary_calls_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stalls", [SLOW, PATIENT], ids=["short", "long"])
+def test_unary_calls_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stalls: dict[str, Any]
+) -> None:
+    """However long peers may stall, which is what the server looks out for more often."""
     go_on = threading.Event()
 
     def held_up(*_: Any) -> None:
@@ -306,8 +311,8 @@ def test_unary_calls_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         raise OSError("the end of the test")
 
     monkeypatch.setattr(Buffer, "create", held_up)
-    with serving(tmp_path, unary_timeout_s=0.3, **SLOW) as (_, wire):
-        call = wire.stream("CreateBuffer", timeout=None)
+    with serving(tmp_path, unary_timeout_s=0.3, **stalls) as (_, wire):
+        call = wire.stream("CreateBuffer", timeout=PATIENCE)
         try:
             call.send(replay_pb2.CreateBufferRequest(name="b", spec=SPEC))
             with refused("DEADLINE_EXCEEDED", "DeadlineError", "took 0.3 s", "raise unary"):

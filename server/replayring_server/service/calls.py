@@ -36,7 +36,9 @@ Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 # less than this part of what it holds. Those who wait for that would wait for hours.
 _STEP_BYTES = 64 << 10
 _STEPS = 1024
-_TICKS_OF_PATIENCE = 4
+
+# The shortest time that a peer is given is so many ticks: none is much shorter than it should be.
+_TICKS = 4
 
 # Of these an answer is work; the call itself may last for weeks.
 _LASTING = {"AddEpisodes", "GetItem", "SampleBatch", "WatchParameters"}
@@ -213,7 +215,8 @@ class Calls:
         self.staging = Budget(limits.max_staging_bytes)
         self.sending = Budget(limits.max_sending_bytes)
         self._limits = limits
-        self._tick_s = limits.stall_patience_s / _TICKS_OF_PATIENCE
+        self._tick_s = min(limits.stall_patience_s, limits.unary_timeout_s) / _TICKS
+        self._ticks_of_patience = math.ceil(limits.stall_patience_s / self._tick_s)
         self._ticks_of_stall = math.ceil(limits.stall_timeout_s / self._tick_s)
         self._ticks_of_unary = math.ceil(limits.unary_timeout_s / self._tick_s)
         self._calls: dict[Call, bool] = {}  # and whether each is unary
@@ -329,12 +332,12 @@ class Calls:
             self._quiet = 0
         elif self._quiet is not None:
             self._quiet += 1
-            if self._quiet > _TICKS_OF_PATIENCE or not self._calls:
+            if self._quiet > self._ticks_of_patience or not self._calls:
                 self._quiet = None
                 give_back_freed_memory()
 
     def _is_stalled(self, call: Call) -> bool:
-        return call.idle >= _TICKS_OF_PATIENCE
+        return call.idle >= self._ticks_of_patience
 
     def _make_room(self, budget: Budget) -> None:
         """Ends stalled calls, the longest stalled first, until the first who waits has room."""
