@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
-from collections.abc import Iterable
-from typing import Any
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
+from typing import Any, TypeAlias
 
 import grpc
 
+from replayring_proto.errors import ReplayRingError
+from replayring_proto.status import to_status
 from replayring_server.extras import needs_extra
 from replayring_server.health import SERVICE as HEALTH
+from replayring_server.security.authorisation import Authorisation
 from replayring_server.service.boundary import SERVICE
+from replayring_server.service.calls import stopping
+
+logger = logging.getLogger(__name__)
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Answering: TypeAlias = "Callable[[AsyncIterator[Any], Context], AsyncIterator[Any]]"
 
 
 def handlers_of(*, reflection: bool, channelz: bool) -> list[grpc.GenericRpcHandler]:
@@ -52,6 +64,103 @@ def _extra(name: str, module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise needs_extra(f"--{name}", name, error) from None
+
+
+class Diagnostics:
+    """These services as one server has them. Belongs to one event loop.
+
+    They come from libraries, which know of no token that is taken away and of no server that
+    stops: a stream of reflection lasts until its peer ends it. So here it can be ended.
+    """
+
+    def __init__(
+        self, handlers: Iterable[grpc.GenericRpcHandler], authorisation: Authorisation
+    ) -> None:
+        """Prepares the services.
+
+        Args:
+            handlers: what `handlers_of` returned.
+            authorisation: decides who is answered, and for how long.
+        """
+        self._handlers = list(handlers)
+        self._authorisation = authorisation
+        self._streams: set[_Stream] = set()
+        self._stopping = False
+
+    def handlers(self) -> list[grpc.GenericRpcHandler]:
+        """Returns what a gRPC server registers."""
+        guard = self._authorisation.guard
+        return [guard(_Lasting(handler, self._answer)) for handler in self._handlers]
+
+    def stop(self) -> None:
+        """Ends all streams, now and from now on."""
+        self._stopping = True
+        for stream in self._streams:
+            stream.end(stopping())
+
+    async def _answer(
+        self, method: str, answering: Answering, requests: AsyncIterator[Any], context: Context
+    ) -> None:
+        stream = _Stream()
+        self._streams.add(stream)
+        metadata = context.invocation_metadata() or ()
+        try:
+            with self._authorisation.admitted(method, metadata, stream.end):
+                if self._stopping:
+                    raise stopping()
+                async for reply in answering(requests, context):
+                    await context.write(reply)
+            return
+        except ReplayRingError as error:
+            status = to_status(error)
+        except asyncio.CancelledError:
+            if stream.ended_with is None:
+                raise  # the caller cancelled, or its deadline passed
+            status = to_status(stream.ended_with)
+        finally:
+            self._streams.discard(stream)
+        code, message, trailing = status
+        logger.info("%s from %s: %s: %s", method, context.peer(), code.name, message)
+        await context.abort(code, message, trailing)
+
+
+class _Stream:
+    """A running stream, made by the task that answers it.
+
+    Attributes:
+        ended_with: why it was ended from outside, if it was.
+    """
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self.ended_with: ReplayRingError | None = None
+
+    def end(self, error: ReplayRingError) -> None:
+        """Ends it where it waits; its peer gets `error`."""
+        if self.ended_with is None and self._task is not None:
+            self.ended_with = error
+            self._task.cancel()
+
+
+class _Lasting(grpc.GenericRpcHandler):
+    """A library's service, whose streams are answered by way of `answer`."""
+
+    def __init__(self, handler: grpc.GenericRpcHandler, answer: Callable[..., Any]) -> None:
+        self._handler = handler
+        self._answer = answer
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        found = self._handler.service(handler_call_details)
+        if found is None or not found.response_streaming:
+            return found
+        method = str(handler_call_details.method).rpartition("/")[2]
+        return grpc.stream_stream_rpc_method_handler(
+            partial(self._answer, method, found.stream_stream),
+            found.request_deserializer,
+            found.response_serializer,
+        )
 
 
 class _Catcher:

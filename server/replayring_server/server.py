@@ -18,6 +18,7 @@ from replayring_proto.limits import (
     MAX_MESSAGE_BYTES,
 )
 from replayring_proto.server_status import ServerStatus
+from replayring_server.diagnostics import Diagnostics
 from replayring_server.engine import Store
 from replayring_server.extras import needs_extra
 from replayring_server.health import Health
@@ -114,6 +115,7 @@ class Server:
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
         self._service = ReplayService(store, self._authorisation)
         self._health = Health([SERVICE])
+        self._diagnostics = Diagnostics(diagnostics, self._authorisation)
         self._grpc = _grpc_server(
             max_connections=_max_connections(store.limits.max_connections),
             max_streams=store.limits.max_streams_per_connection,
@@ -123,7 +125,7 @@ class Server:
             (
                 self._service.handler(),
                 self._health.handler(),
-                *(self._authorisation.guard(handler) for handler in diagnostics),
+                *self._diagnostics.handlers(),
             )
         )
         self._probes: grpc.aio.Server | None = None
@@ -190,6 +192,7 @@ class Server:
         self.announce_stop()
         self._health.end_watches()
         self._service.stop_waiting()
+        self._diagnostics.stop()
         await self._grpc.stop(grace_s)
         if self._probes is not None:
             await self._probes.stop(0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -17,8 +19,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from replayring_proto.errors import InvalidRequestError
 from replayring_server.diagnostics import handlers_of
 from replayring_server.security.authorisation import DIAGNOSTIC, NEEDED
-from tests.certificates import READ, token_file
-from tests.support import ServerProcess
+from tests.certificates import READ, WRITE, token_file
+from tests.support import PATIENCE, ServerProcess
 from tests.wire import METHODS, SERVICE, Refused, Stream, Wire
 
 BOTH = ["--reflection", "--channelz"]
@@ -27,6 +29,7 @@ SERVICES = [
     reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
 ]
 PATHS = [f"/{each.full_name}/{method.name}" for each in SERVICES for method in each.methods]
+REFLECTION = next(path for path in PATHS if path.endswith("ServerReflectionInfo"))
 BEARER = [("authorization", f"Bearer {READ}")]
 
 
@@ -85,6 +88,51 @@ def test_any_token_will_do(guarded_server: ServerProcess, path: str) -> None:
         stream.send(b"")
         stream.done_sending()
         assert code_of(stream) in ("OK", "NOT_FOUND")  # let in, and only then found not to exist
+
+
+def begun(wire: Wire) -> Stream:
+    """A stream of reflection that was answered once, and may go on."""
+    stream = wire.stream(REFLECTION, timeout=PATIENCE)
+    go_on(stream)
+    return stream
+
+
+def go_on(stream: Stream) -> None:
+    stream.send(reflection_pb2.ServerReflectionRequest(list_services=""))
+    stream.receive()
+
+
+def test_token_taken_away_ends_its_streams_and_no_others(tmp_path: Path) -> None:
+    tokens = token_file(tmp_path / "tokens")
+    flags = [*BOTH, "--token-file", str(tokens)]
+    with (
+        ServerProcess(tmp_path / "data", *flags) as server,
+        Wire(server.address, metadata=BEARER) as wire,
+        Wire(server.address, metadata=[("authorization", f"Bearer {WRITE}")]) as kept,
+    ):
+        ended, going = begun(wire), begun(kept)
+        token_file(tokens, f"write {WRITE}")
+        server.signal(signal.SIGHUP)
+        with pytest.raises(Refused) as refused:
+            ended.receive()
+        assert (refused.value.code, refused.value.kind) == (
+            "UNAUTHENTICATED",
+            "UnauthenticatedError",
+        )
+        go_on(going)
+        assert server.stop() == 0
+        assert "Traceback" not in server.log_text()
+
+
+def test_streams_hold_up_no_server_that_stops(tmp_path: Path) -> None:
+    with (
+        ServerProcess(tmp_path / "data", *BOTH, "--grace", "3600") as server,
+        Wire(server.address) as wire,
+    ):
+        stream = begun(wire)
+        assert server.stop() == 0
+        with pytest.raises(Refused, match="the server is stopping"):
+            stream.receive()
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -288,7 +288,7 @@ class Calls:
             ServerUnavailableError: the server is stopping.
         """
         if self.stopping:
-            raise _stopping()
+            raise stopping()
         self._resting.add(call)
         try:
             yield
@@ -299,7 +299,7 @@ class Calls:
         """Ends all calls that are at rest, now and from now on."""
         self.stopping = True
         for call in self._resting:
-            call.end(_stopping())
+            call.end(stopping())
 
     def let_go(self) -> None:
         """Ends the calls at rest whose buffer was deleted: they keep its disk space from others."""
@@ -351,7 +351,8 @@ class Calls:
             call.end(_stalled(self._limits.stall_patience_s, "others wait for the memory"))
 
 
-def _stopping() -> ServerUnavailableError:
+def stopping() -> ServerUnavailableError:
+    """Returns what those are told who wait when the server stops."""
     return ServerUnavailableError("the server is stopping; try again when it is back")
 
 
