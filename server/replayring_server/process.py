@@ -202,7 +202,7 @@ async def _telemetry(wanted: bool) -> AsyncIterator[OpenTelemetry | None]:
     """Gives what exports to OpenTelemetry, if it is wanted; what is left is exported at the end.
 
     Raises:
-        InvalidRequestError: its libraries are not installed.
+        InvalidRequestError: its libraries are not installed, or its variables are not valid.
     """
     if not wanted:
         yield None
@@ -211,7 +211,7 @@ async def _telemetry(wanted: bool) -> AsyncIterator[OpenTelemetry | None]:
         from replayring_server.telemetry.otlp import OpenTelemetry
     except ModuleNotFoundError as error:
         raise needs_extra("--otel", "otel", error) from None
-    telemetry = OpenTelemetry()
+    telemetry = OpenTelemetry.from_environment()
     try:
         yield telemetry
     finally:

@@ -23,8 +23,9 @@ from replayring_proto.v1 import replay_pb2
 from replayring_server.telemetry import from_other_threads
 from replayring_server.telemetry.families import Kind, families_of
 from replayring_server.telemetry.otlp import OpenTelemetry
+from tests.observability import made
 from tests.service.frames import SPEC, episode
-from tests.support import LocalServer, ServerProcess, eventually
+from tests.support import LocalServer, ServerProcess, eventually, refusal_of
 from tests.wire import SERVICE, Wire
 
 TRACE = ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
@@ -233,6 +234,58 @@ def test_a_receiver_that_is_away_holds_up_nothing(
         begun = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - begun < 8  # its exporters alone would go on for 10 s
+
+
+@pytest.mark.parametrize("interval", ["soon", "0", "-5", "nan", "inf", ""])
+def test_an_interval_that_is_none_leaves_the_default(
+    interval: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", interval)
+    kept, telemetry = Kept(), None
+    try:
+        telemetry = OpenTelemetry(InMemorySpanExporter(), kept)
+        telemetry.watch(made.server)
+        time.sleep(0.2)
+        assert not kept.data  # which a wait of no time would have filled
+        assert f"OTEL_METRIC_EXPORT_INTERVAL is {interval!r}; it must be" in caplog.text or (
+            not interval and not caplog.text
+        )
+    finally:
+        if telemetry is not None:
+            telemetry.close()
+
+
+EMPTY = ["METRIC_EXPORT_INTERVAL", "EXPORTER_OTLP_TIMEOUT", "EXPORTER_OTLP_COMPRESSION"]
+
+
+def test_empty_variables_count_as_unset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in EMPTY:
+        monkeypatch.setenv(f"OTEL_{name}", "")
+    with receiving() as (receiver, endpoint):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        with ServerProcess(tmp_path / "data", "--otel") as server:
+            assert server.stop() == 0
+        assert "replayring_uptime_seconds" in receiver.metrics  # of the last export, at the end
+
+
+def test_what_the_variables_say_and_the_sdk_cannot_do_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "zip")
+    said = refusal_of("--data-dir", str(tmp_path / "data"), "--listen", "127.0.0.1:0", "--otel")
+    assert "--otel: OpenTelemetry cannot do what the variables say" in said
+    assert "look at OTEL_EXPORTER_OTLP_COMPRESSION" in said
+
+
+def test_a_disabled_sdk_exports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    with receiving() as (receiver, endpoint):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        with ServerProcess(tmp_path / "data", "--otel") as server, Wire(server.address) as wire:
+            wire.create("b", SPEC)
+            assert server.stop() == 0
+        assert not receiver.metrics
+        assert not receiver.spans
 
 
 def test_without_the_libraries_it_says_how_to_install_them(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import threading
 import time
@@ -21,7 +22,7 @@ import grpc
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.propagate import extract
-from opentelemetry.sdk.environment_variables import OTEL_METRIC_EXPORT_INTERVAL
+from opentelemetry.sdk.environment_variables import OTEL_METRIC_EXPORT_INTERVAL, OTEL_SDK_DISABLED
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     Gauge,
@@ -41,6 +42,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 
+from replayring_proto.errors import InvalidRequestError
 from replayring_proto.server_status import Durations, ServerStatus
 from replayring_server.service.boundary import SERVICE
 from replayring_server.telemetry.families import Family, Kind, families_of
@@ -48,6 +50,7 @@ from replayring_server.telemetry.families import Family, Kind, families_of
 logger = logging.getLogger(__name__)
 
 _PATIENCE_S = 2.0
+_INTERVAL_MS = 60_000.0
 
 _UNITS = {"seconds": "s", "bytes": "By", "ratio": "1"}
 _UNKNOWN: Any = None  # OTLP's exporter then leaves a field out, which the SDK's types do not know
@@ -80,9 +83,9 @@ class OpenTelemetry:
             spans: where to; None for what the environment says.
             metrics: where to; None for what the environment says.
         """
-        if spans is None and os.environ.get("OTEL_TRACES_EXPORTER") != "none":
+        if spans is None and _wanted("OTEL_TRACES_EXPORTER"):
             spans = OTLPSpanExporter()
-        if metrics is None and os.environ.get("OTEL_METRICS_EXPORTER") != "none":
+        if metrics is None and _wanted("OTEL_METRICS_EXPORTER"):
             metrics = OTLPMetricExporter()
         own = {"service.name": "replayring", "service.version": version("replayring")}
         self._resource = Resource.create(own).merge(OTELResourceDetector().detect())
@@ -94,6 +97,25 @@ class OpenTelemetry:
         if spans is not None:
             self._tracers.add_span_processor(BatchSpanProcessor(spans))
             self.interceptors.append(_Tracing(self._tracers.get_tracer("replayring")))
+
+    @classmethod
+    def from_environment(cls) -> OpenTelemetry:
+        """Prepares to export as the variables say. One that is empty counts as unset.
+
+        Raises:
+            InvalidRequestError: they say what the SDK cannot do.
+        """
+        named = [name for name in os.environ if name.startswith("OTEL_")]
+        for name in named:
+            if not os.environ[name]:
+                del os.environ[name]  # the SDK takes some of them for numbers
+        try:
+            return cls()
+        except Exception as error:  # of the SDK's own, and it does not say which variable it is
+            raise InvalidRequestError(
+                f"--otel: OpenTelemetry cannot do what the variables say ({error}); look at "
+                f"{', '.join(sorted(name for name in named if name in os.environ))}"
+            ) from error
 
     def watch(self, status: Callable[[], ServerStatus]) -> None:
         """Begins to export metrics of what `status` returns, from any thread, at that moment."""
@@ -116,6 +138,28 @@ class OpenTelemetry:
         self._tracers.shutdown()
 
 
+def _wanted(exporter: str) -> bool:
+    """Whether what a variable chooses the exporter of is to be exported."""
+    disabled = os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true"
+    return not disabled and os.environ.get(exporter) != "none"
+
+
+def _interval_s() -> float:
+    """Returns how often metrics are exported: as in the SDK, what makes no sense is not obeyed."""
+    given = os.environ.get(OTEL_METRIC_EXPORT_INTERVAL) or _INTERVAL_MS
+    try:
+        interval_ms = float(given)
+    except ValueError:
+        interval_ms = 0
+    if not 0 < interval_ms < math.inf:
+        logger.warning(
+            "%s is %r; it must be milliseconds, above zero: taking %d",
+            *(OTEL_METRIC_EXPORT_INTERVAL, given, _INTERVAL_MS),
+        )
+        interval_ms = _INTERVAL_MS
+    return interval_ms / 1000
+
+
 class _Exporting:
     """A thread that exports a server's status now and then, and once more at the end."""
 
@@ -126,7 +170,7 @@ class _Exporting:
         self._status = status
         self._resource = resource
         self._begun_ns = time.time_ns()
-        self._interval_s = float(os.environ.get(OTEL_METRIC_EXPORT_INTERVAL, 60_000)) / 1000
+        self._interval_s = _interval_s()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="replayring-otel", daemon=True)
         self._thread.start()
