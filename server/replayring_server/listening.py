@@ -140,7 +140,10 @@ def _meet(one: Host, other: Host) -> bool:
 
 def _resolved(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
     bare, passive = without_brackets(host), socket.AI_PASSIVE
-    found = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM, flags=passive)
+    try:
+        found = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM, flags=passive)
+    except UnicodeError:  # a dot too many, say, or a label of more than 63 letters
+        raise socket.gaierror(socket.EAI_NONAME, "no name that a host can have") from None
     return [(family, address) for family, _, _, _, address in found]
 
 

@@ -194,6 +194,7 @@ def test_variables_of_others_are_left_alone(variable: str) -> None:
         ("[limits]\nmax_calls = 7.0", "max_calls is 7.0; it must be a number, whole"),
         ('token_file = ""', "token_file is empty; leave it out"),
         ('data_dir = ""', "data_dir is empty; leave it out"),
+        ('data_dir = "a\\u0000b"', r"data_dir is 'a\x00b'; no path or address has a zero byte"),
         ("[limits]\nmax_calls = 0", "max_calls is 0; it must be above zero"),
     ],
 )

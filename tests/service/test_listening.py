@@ -144,6 +144,15 @@ def test_a_name_that_nobody_knows_is_said_to_be_one() -> None:
     assert "give --listen an address of this machine" in said
 
 
+@pytest.mark.parametrize("flag", ["--listen", "--health-listen", "--metrics-listen"])
+@pytest.mark.parametrize("host", ["127.0.0..1", f"{'a' * 64}.example.org"])
+def test_a_name_that_cannot_be_is_said_to_be_none(tmp_path: Path, flag: str, host: str) -> None:
+    flags = [] if flag == "--listen" else ["--listen", "127.0.0.1:0"]
+    line = refusal_of("--data-dir", str(tmp_path), *flags, flag, f"{host}:0", "--insecure")
+    assert f"cannot listen on {host}:0 (no name that a host can have)" in line
+    assert f"give {flag} an address of this machine" in line
+
+
 def test_a_process_cannot_forge_a_line_of_the_log(tmp_path: Path) -> None:
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "comm").write_bytes(b"a\nERROR \x1b[31m\xff\n")

@@ -110,6 +110,10 @@ class Setting:
             return _WORDS[given.lower()]
         if not given:  # as of a shell's variable that is not set
             raise InvalidRequestError(f"{self.name} is empty; leave it out, or give it a value")
+        if "\0" in given:  # which only the file can hold
+            raise InvalidRequestError(
+                f"{self.name} is {given!r}; no path or address has a zero byte"
+            )
         return Address.parse(given) if self.kind is Address else given
 
     def _number(self, given: object) -> Any:

@@ -131,7 +131,7 @@ class MetricsServer(socketserver.ThreadingMixIn, WSGIServer):
             self.address_family = socket.AF_INET6
         try:
             super().__init__((bare, port), _Handler)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter: no name that a host can have
             raise cannot_listen("--metrics-listen", host, port, error) from None
         self.set_app(_application(status, check))
         self._thread = threading.Thread(
