@@ -199,6 +199,13 @@ BROKEN: dict[str, tuple[Callable[[str], list[Publish]], tuple[str, ...]]] = {
         lambda name: [Publish(name=name, pack=header("uint8", (1 << 30) + 1))],
         (EXHAUSTED, LIMIT, "received 1,073,741,825", "limit is 1,073,741,824"),
     ),
+    "another name amid the body": (
+        lambda name: [
+            Publish(name=name, pack=HALF, data=b"x"),
+            Publish(name=f"{name}-other", data=b"x"),
+        ],
+        (INVALID, MALFORMED, "-other'; set `name` with `pack`"),
+    ),
     "a name twice": (
         lambda name: [
             Publish(name=name, pack=pack_pb2.PackHeader(tensors=[*HALF.tensors, *HALF.tensors]))
@@ -218,6 +225,19 @@ def test_broken_publication_is_refused_and_changes_nothing(
         wire.call("PublishParameters", *messages(name))
     version, arrays = wire.latest(name)
     assert (version, arrays["step"]) == (1, 1)
+
+
+def test_fields_of_newer_peers_amid_the_body_change_nothing(wire: Wire, name: str) -> None:
+    """Also where such a peer repeats the name."""
+    begun = Publish(name=name, pack=HALF, min_version=7).SerializeToString()
+    unknown = b"\xa0\x06\x01"  # field 100
+    middle, end = Publish(data=b"x"), Publish(name=name, data=b"y")
+    wire.call(
+        "PublishParameters",
+        *(begun, middle.SerializeToString() + unknown, end.SerializeToString()),
+    )
+    version, arrays = wire.latest(name)
+    assert (version, arrays["x"].tobytes()) == (7, b"xy")
 
 
 def test_names_of_parameters_are_limited(tmp_path: Path) -> None:

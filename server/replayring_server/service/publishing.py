@@ -30,7 +30,13 @@ async def publish(
         if pack is not None:
             raise MalformedMessageError("a message came after the parameters were complete")
         if frame.rest:
-            fields = parse(replay_pb2.PublishParametersRequest, frame.rest)
+            told = parse(replay_pb2.PublishParametersRequest, frame.rest)
+            if receiver.is_filling and told.name not in ("", fields.name):
+                raise MalformedMessageError(
+                    f"parameters {fields.name!r} go on under the name {told.name!r}; set `name` "
+                    "with `pack`, once"
+                )
+            fields.MergeFrom(told)  # those after the first may hold what only newer peers know
         if frame.header is not None:
             check_name(fields.name, "parameters' name")
         pack = await receiver.add(frame)
