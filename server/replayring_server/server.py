@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import resource
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from replayring_proto.limits import (
     MAX_MESSAGE_BYTES,
 )
 from replayring_proto.server_status import ServerStatus
+from replayring_server.descriptors import descriptor_limit
 from replayring_server.diagnostics import Diagnostics
 from replayring_server.engine import Store
 from replayring_server.extras import needs_extra
@@ -68,7 +68,7 @@ _PROBE_IDLE_SECONDS = 10
 
 def _max_connections(limit: int) -> int:
     """Returns how many connections to take: each holds a descriptor, as each mapped column does."""
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+    allowed = descriptor_limit() // 2
     if allowed < limit:
         logger.warning(
             "taking %d connections at most, not %d: that is half of the descriptors that the "

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from replayring_server.security.certificates import Certificates
 from replayring_server.telemetry import prometheus
 from replayring_server.telemetry.prometheus import MetricsServer
-from tests.certificates import READ, UNKNOWN, Authority, Pair, token_file
+from tests.certificates import READ, UNKNOWN, Authority, Pair, replace, token_file
 from tests.observability import made
 from tests.observability.conftest import metrics_address
 from tests.service.frames import SPEC, episode
@@ -177,6 +177,22 @@ def test_it_takes_up_renewed_certificates_and_asks_for_those_of_clients(
         own.replace_with(authority.issue("DNS:elsewhere"))
         with pytest.raises(OSError, match=r"doesn't match|not valid for|mismatch"):
             scrape(metrics_address(server), tls=known)
+
+
+def test_it_goes_on_with_its_certificate_while_new_files_do_not_fit(
+    tmp_path: Path, authority: Authority
+) -> None:
+    """As the service does: half of a renewal makes nobody blind."""
+    own, new = authority.issue(), authority.issue()
+    flags = [*own.flags, "--metrics-listen", "127.0.0.1:0"]
+    with ServerProcess(tmp_path / "data", *flags) as server:
+        known = ssl.create_default_context(cafile=str(authority.cert))
+        replace(own.key, new.key.read_text())
+        assert "replayring_build_info" in scrape(metrics_address(server), tls=known)
+        assert "the certificate in use stays" in server.log_text()
+        replace(own.cert, new.cert.read_text())
+        assert "replayring_build_info" in scrape(metrics_address(server), tls=known)
+        assert "took up the renewed certificate" in server.log_text()
 
 
 def test_it_is_opened_to_a_network_no_sooner_than_the_service(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from replayring_proto.errors import InvalidRequestError
 from replayring_proto.limits import ServerLimits
 from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Buffer
+from replayring_server.server import _max_connections
 from replayring_server.service.budget import Budget
 from replayring_server.service.calls import Call
 from tests.service.frames import refused
@@ -235,6 +237,18 @@ def test_connections(tmp_path: Path) -> None:
                 assert error.code == "UNAVAILABLE"
             assert wire.info("b").name == second.info("b").name == "b"
         eventually(lambda: connects(server.address), "there is room again")
+
+
+def test_descriptors_without_limit_limit_no_connections(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    endless = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: endless)
+    assert _max_connections(4096) == 4096
+    assert not caplog.text
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
+    assert _max_connections(4096) == 512
+    assert "taking 512 connections at most, not 4096" in caplog.text
 
 
 def connects(address: str) -> bool:

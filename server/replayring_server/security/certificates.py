@@ -9,11 +9,9 @@ from typing import Any
 
 import grpc
 
-from replayring_proto.errors import InvalidRequestError, StorageError
+from replayring_proto.errors import InvalidRequestError
 from replayring_proto.tls import (
     Stamps,
-    check_authorities,
-    check_pair,
     read_file,
     server_context,
     stamps,
@@ -43,50 +41,54 @@ class Certificates:
         self._files = [cert, key] if client_ca is None else [cert, key, client_ca]
         self._lock = threading.Lock()
         self._stamps: Stamps = stamps(self._files)
-        self._first = self._read()
+        self._content, self._context = self._read()
+        self._given = self._content
 
     def credentials(self) -> grpc.ServerCredentials:
         """Returns what a gRPC server listens with."""
         fetch: Any = self._renewed  # whose None the stubs do not know, but gRPC does
         return grpc.dynamic_ssl_server_credentials(
-            self._first, fetch, require_client_authentication=self.client_ca is not None
+            self._given, fetch, require_client_authentication=self.client_ca is not None
         )
 
     def context(self) -> ssl.SSLContext:
-        """Returns what a server other than gRPC's listens with: the files as they are now.
-
-        Raises:
-            StorageError: one cannot be read, or they do not fit each other (yet).
-        """
-        return server_context(self._cert, self._key, self.client_ca)
+        """Returns what a server other than gRPC's takes its next connection with."""
+        with self._lock:
+            self._look()
+            return self._context
 
     def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Returns the files' new content, or None: go on with the one before.
+        """Returns the files' new content, or None: go on with the one before."""
+        with self._lock:
+            self._look()
+            if self._content is self._given:
+                return None
+            self._given = self._content
+            return self._given
+
+    def _look(self) -> None:
+        """Takes up what is new.
 
         Files are renewed one after the other. What does not fit together (yet) is not taken, and
         looked at again when another of them has changed.
         """
-        with self._lock:
-            now = stamps(self._files)
-            if now == self._stamps:
-                return None
-            self._stamps = now
-            try:
-                renewed = self._read()
-            except StorageError as error:
-                logger.error("the certificate in use stays: %s", error)
-                return None
+        now = stamps(self._files)
+        if now == self._stamps:
+            return
+        self._stamps = now
+        try:
+            self._content, self._context = self._read()
+        except OSError as error:  # also one that went while it was being read
+            logger.error("the certificate in use stays: %s", error)
+        else:
             logger.info("took up the renewed certificate in %s", self._cert)
-            return renewed
 
-    def _read(self) -> grpc.ServerCertificateConfiguration:
-        check_pair(self._cert, self._key)
-        authorities = None
-        if self.client_ca is not None:
-            check_authorities(self.client_ca)
-            authorities = read_file(self.client_ca)
+    def _read(self) -> tuple[grpc.ServerCertificateConfiguration, ssl.SSLContext]:
+        context = server_context(self._cert, self._key, self.client_ca)
+        authorities = None if self.client_ca is None else read_file(self.client_ca)
         pairs = [(read_file(self._key), read_file(self._cert))]
-        return grpc.ssl_server_certificate_configuration(pairs, root_certificates=authorities)
+        content = grpc.ssl_server_certificate_configuration(pairs, root_certificates=authorities)
+        return content, context
 
 
 def certificates_from(
