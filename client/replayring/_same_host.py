@@ -96,7 +96,7 @@ class FileReads:
         self._samplers = threading.local()
 
     def exist(self) -> bool:
-        """Whether the buffer was not deleted meanwhile."""
+        """Whether the buffer was neither deleted nor moved away meanwhile."""
         try:
             self._ring.check_exists()
         except NotFoundError:

@@ -81,6 +81,10 @@ class Buffer:
         """
         patience = self._caller.patience(f"asking for {self.name!r}", timeout)
         info = info_from_message(self._caller.buffer_info(self.name, patience).buffer)
+        place = self._place
+        if place is not None and place.buffer_id != info.buffer_id:
+            # Its files may be there still, as where the server serves another directory by now.
+            self._keep_to_the_wire()
         return replace(info, same_host=self._files() is not None)
 
     def delete(self, *, timeout: float | None = None) -> None:
@@ -357,12 +361,17 @@ class Buffer:
     def _files(self) -> FileReads | None:
         """Returns the reads from the buffer's files; None where it has to be the wire."""
         self._caller.channel.check_open()
-        if self._reads is None and self._place is not None:
-            self._reads = find(self._place, self.spec, self._caller.max_reply_bytes)
-        if self._reads is None or not self._reads.exist():
-            # For good: a buffer made anew under the name has other files.
-            self._place = self._reads = None
-        return self._reads
+        reads, place = self._reads, self._place  # which other threads may let go of meanwhile
+        if reads is None and place is not None:
+            reads = self._reads = find(place, self.spec, self._caller.max_reply_bytes)
+        if reads is None or not reads.exist():
+            self._keep_to_the_wire()
+            return None
+        return reads
+
+    def _keep_to_the_wire(self) -> None:
+        """Lets go of the files, for good: a buffer made anew under the name has others."""
+        self._place = self._reads = None
 
     def _files_for(self, view: View, frames: int) -> FileReads | None:
         """Returns the same, for so many frames at once."""

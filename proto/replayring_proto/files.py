@@ -5,11 +5,12 @@ What creates, replaces and syncs them is the engine's.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,43 @@ def open_file(path: Path, flags: int) -> int:
         os.close(fd)
         raise StorageError(f"{path} is not a regular file; refused")
     return fd
+
+
+def is_at(path: Path, identity: tuple[int, int]) -> bool:
+    """Whether a file that is open or mapped still has its name; see `opened_together`."""
+    try:
+        return _identity(os.lstat(path)) == identity
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def opened_together(path: Path) -> Iterator[tuple[int, int]]:
+    """Checks that all that is opened in a folder meanwhile is of one life of that folder.
+
+    A buffer may be deleted at any moment and another be made under its name.
+
+    Args:
+        path: a file in it, which is open for as long, so that no other file gets its identity.
+
+    Yields:
+        The file's identity, for `is_at`. It stays the file's own while that is open or mapped.
+
+    Raises:
+        StorageError: the file cannot be opened, or its name is another file's by now.
+    """
+    fd = open_file(path, os.O_RDONLY)
+    try:
+        identity = _identity(os.fstat(fd))
+        yield identity
+        if not is_at(path, identity):
+            raise StorageError(f"{path.parent} was deleted or replaced while it was opened")
+    finally:
+        os.close(fd)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def read_whole(path: Path, at_most: int | None = SMALL_BYTES) -> bytes:

@@ -10,16 +10,21 @@ import os
 import pickle
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import pytest
 
 import replayring
-from replayring_proto import layout
+from replayring_proto import files, layout
+from replayring_proto.ring import MappedRing
+from replayring_server.snapshots import restore, snapshot
 from tests.client.conftest import CAPACITY, SPEC
 from tests.client.forking import held_elsewhere, succeeds_in_child
 from tests.support import ServerProcess, eventually
@@ -244,6 +249,96 @@ def test_a_buffer_made_anew_is_the_one_that_is_read(
         {"state": [[1, 2]], "reward": [77]}
     )
     assert buffer.get([0])["reward"].tolist() == [77]
+
+
+def restored_aside(server: ServerProcess, home: Path) -> Path:
+    """Stops the server, and restores a snapshot of it in another directory."""
+    snapshot(server.data_dir, str(home / "snapshot"))
+    server.close()
+    restore(str(home / "snapshot"), home / "restored")
+    return home / "restored"
+
+
+def test_files_that_were_moved_away_are_not_read_any_more(
+    server: ServerProcess, buffer: replayring.Buffer, tmp_path: Path
+) -> None:
+    """As by who puts a damaged directory aside and restores a snapshot in its place."""
+    stream = buffer.sample_stream(64)
+    next(stream)
+    restored = restored_aside(server, tmp_path)
+    server.data_dir.rename(tmp_path / "aside")
+    restored.rename(server.data_dir)
+    with ServerProcess(server.data_dir, listen=server.address):
+        buffer.add_episode(episode(5))
+        assert buffer.get([-1])["index"].tolist() == [14]
+        eventually(lambda: (next(stream)["index"] >= 10).any(), "new frames are drawn")
+        assert not buffer.info().same_host
+
+
+def test_files_that_are_served_no_more_are_let_go_of_once_the_server_says_so(
+    server: ServerProcess, buffer: replayring.Buffer, tmp_path: Path
+) -> None:
+    """Where the server serves another directory by now, and the one before is still there."""
+    assert buffer.info().same_host
+    with ServerProcess(restored_aside(server, tmp_path), listen=server.address):
+        buffer.add_episode(episode(5))
+        assert not buffer.info().same_host
+        assert buffer.get([-1])["index"].tolist() == [14]
+        assert buffer.client.buffer("ring").info().same_host
+
+
+def test_a_folder_replaced_while_its_files_are_mapped_is_not_read(
+    client: replayring.Client, buffer: replayring.Buffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its description would be of the buffer before, and the frames of the one after."""
+    read_whole = files.read_whole
+
+    def replaced(path: Path) -> bytes:
+        described = read_whole(path)
+        client.delete_buffer("ring")
+        client.create_buffer("ring", SPEC, CAPACITY, fps=10).add_episode(episode(2))
+        return described
+
+    monkeypatch.setattr(files, "read_whole", replaced)
+    with pytest.raises(replayring.StorageError, match="deleted or replaced while it was opened"):
+        MappedRing(Path(buffer.info().path))
+
+
+def test_a_thread_may_find_the_files_gone_at_any_step_of_another(
+    buffer: replayring.Buffer,
+) -> None:
+    """Each step of looking for the files in turn is where the other thread finds them gone."""
+    place, steps, outcomes = buffer._place, 0, set()
+    while steps >= 0:
+        buffer._place, buffer._reads = place, None
+        left = steps
+
+        def at_step(frame: FrameType, event: str, _: Any) -> Any:
+            nonlocal left
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                left -= 1
+                if left == -1:
+                    buffer._place = buffer._reads = None
+            return at_step
+
+        def begin(frame: FrameType, *event: Any) -> Any:
+            return at_step(frame, "call", None) if frame.f_code.co_name == "_files" else None
+
+        with traced(begin):
+            outcomes.add(buffer._files() is None)
+        steps = steps + 1 if left < 0 else -1
+    assert outcomes == {True, False}
+
+
+@contextmanager
+def traced(begin: Callable[..., Any]) -> Iterator[None]:
+    before = sys.gettrace()
+    sys.settrace(begin)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def test_what_has_to_wait_waits_at_the_server(

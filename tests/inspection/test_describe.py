@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from replayring_proto import layout
 from replayring_proto.errors import NotFoundError
-from replayring_server.engine import Origin, Store
-from replayring_server.inspection import describe
+from replayring_server.engine import Origin, Store, cursor
+from replayring_server.engine.cursor import Checkpoint, Cursor, read_slots
+from replayring_server.inspection import describe, verify
 from replayring_server.inspection.overview import LastEpisode
 from replayring_server.inspection.reading import FrameReader
 from tests.engine.folders import fingerprint
@@ -162,6 +164,36 @@ def test_what_is_no_data_directory_is_said_to_be_none(data_dir: Path) -> None:
     for below, message in (("nowhere", "no directory"), ("ring", "is one buffer")):
         with pytest.raises(NotFoundError, match=message):
             describe(data_dir / below)
+
+
+def test_a_buffer_may_be_called_like_a_file_of_a_buffer(data_dir: Path) -> None:
+    names = ["buffer.json", "columns", "cursor", "manifest.json"]
+    with Store(data_dir) as store:
+        for name in names:
+            store.create(name, SPEC)
+        assert [state.name for state in describe(data_dir).buffers] == [*names, "other", "ring"]
+    assert verify(data_dir).findings == []
+    with Store(data_dir) as store:
+        assert store.names() == [*names, "other", "ring"]
+
+
+def test_a_slot_that_is_written_while_it_is_read_is_never_a_mixture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server begins to write the next state when the reader has compared the checksum."""
+    page = np.zeros(layout.CURSOR_BYTES, np.uint8)
+    whole = Checkpoint(2, 100, 20, 10, 164)
+    Cursor.format(page, whole)
+    checksum = cursor._checksum
+
+    def overtaken(words: np.ndarray) -> int:
+        found = checksum(words)
+        cursor._slot_at(page, 0)["words"][0][:2] = 4, 200
+        return found
+
+    monkeypatch.setattr(cursor, "_checksum", overtaken)
+    assert read_slots(page)[0] == whole
+    assert read_slots(page)[0] is None
 
 
 def test_json_has_all_of_it(data_dir: Path) -> None:

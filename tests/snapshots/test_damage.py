@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -218,12 +219,26 @@ def test_what_was_restored_before_stays_and_the_rest_is_restored(
     second = restore(str(to), tmp_path / "back")
     assert [(one.name, one.already) for one in second.buffers] == [("empty", False), ("ring", True)]
     assert second.buffers[1].buffer_id == first.buffers[0].buffer_id
+    assert second.buffers[1].next_index == now.next_index, "as it is now"
     assert "is left as it is" in "\n".join(second.lines())
     assert restored_moment(tmp_path / "back") == now
     fill(store.get("ring"), 700, 1)
     snapshot(store.data_dir, str(to))
     with pytest.raises(AlreadyExistsError):  # that is another snapshot
         restore(str(to), tmp_path / "back")
+
+
+def test_what_was_restored_before_and_is_damaged_is_not_said_to_be_restored(
+    to: Path, tmp_path: Path
+) -> None:
+    """Who restores because of the damage is told what stands in the way."""
+    restore(str(to), tmp_path / "back")
+    ring = tmp_path / "back" / "ring"
+    os.truncate(ring / layout.WRITERS, 100)
+    with pytest.raises(StorageError, match=r"'ring' is not served: .* deleting the buffer frees"):
+        restore(str(to), tmp_path / "back")
+    shutil.rmtree(ring)
+    assert [one.already for one in restore(str(to), tmp_path / "back").buffers] == [True, False]
 
 
 def test_a_served_directory_is_refused(store: Store, to: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +22,7 @@ from replayring_proto.errors import (
     StorageError,
 )
 from replayring_proto.pack import Pack
-from replayring_server.engine import Origin, Store
+from replayring_server.engine import Origin, Store, files
 from replayring_server.engine.lock import DirectoryLock
 from replayring_server.inspection import verify
 from replayring_server.snapshots import restore, snapshot
@@ -37,12 +39,32 @@ def names(destination: Path) -> set[str]:
     return {name for name, what in fingerprint(destination, ("lock",)).items() if what != "folder"}
 
 
+def test_a_buffer_made_anew_while_its_files_are_opened_is_not_taken_for_the_one_before(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its frames would lie under the id of the other, whose snapshots go on from there."""
+    check_sizes = files.check_sizes
+
+    def replaced(*which: Any) -> None:
+        monkeypatch.setattr(files, "check_sizes", check_sizes)
+        store.delete("empty")
+        store.create("empty", SPEC)
+        check_sizes(*which)
+
+    monkeypatch.setattr(files, "check_sizes", replaced)
+    held = len(os.listdir("/proc/self/fd"))
+    taken = snapshot(store.data_dir, str(tmp_path / "to"), buffers=["empty"])
+    assert "was deleted or replaced while it was opened" in taken.failed["buffer empty"]
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == held
+
+
 def test_a_snapshot_beside_a_server_changes_nothing_and_comes_back_whole(
     store: Store, tmp_path: Path
 ) -> None:
-    before, files = moment(store.get("ring")), fingerprint(store.data_dir)
+    before, found = moment(store.get("ring")), fingerprint(store.data_dir)
     taken = snapshot(store.data_dir, str(tmp_path / "to"))
-    assert fingerprint(store.data_dir) == files
+    assert fingerprint(store.data_dir) == found
     ring = taken.buffers[1]
     assert (ring.name, ring.next_index - ring.oldest_index, ring.overwritten) == ("ring", 300, 0)
     assert (taken.failed, taken.gone, taken.parameters) == ({}, [], {"policy": 1})
@@ -77,15 +99,15 @@ def test_done_again_nothing_is_copied_and_later_only_what_is_new(
     to = tmp_path / "to"
     first = snapshot(store.data_dir, str(to)).buffers[1]
     assert (first.copied_parts, first.parts) == (9, 9)
-    files = fingerprint(to)
+    found = fingerprint(to)
     again = snapshot(store.data_dir, str(to)).buffers[1]
     assert (again.copied_parts, again.copied_bytes) == (0, 0)
-    assert fingerprint(to) == files
+    assert fingerprint(to) == found
     ring = store.get("ring")
     ring.append(episode(1000, 50))
     later = snapshot(store.data_dir, str(to)).buffers[1]
     assert later.copied_parts == 2, "the part that was not full, and the next"
-    assert files.keys() < fingerprint(to).keys()
+    assert found.keys() < fingerprint(to).keys()
     pruned = snapshot(store.data_dir, str(to), prune=True)
     assert pruned.pruned == 2, "the part before the oldest frame, and the one that grew"
     assert pruned.buffers[1].copied_parts == 0

@@ -5,7 +5,6 @@ The protocol of `ring.reader` needs nothing but the mapped files: no lock, no wo
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from pathlib import Path
@@ -41,28 +40,25 @@ class MappedRing:
             raise StorageError("only Linux on x86-64 reads buffers of other processes")
         if folder.is_symlink():
             raise StorageError(f"{folder} is a symbolic link; refused")
-        meta = folder / layout.META
-        self.buffer_id, spec = layout.decode_meta(files.read_whole(meta), str(meta))
-        sizes = layout.file_sizes(spec)
-        files.check_sizes(folder, sizes)
-        cursor = files.map_file(folder / layout.CURSOR)
-        # Over a network file system another machine may hold them, whose writes come late or never.
-        if layout.boot_id_of(cursor).tobytes() != layout.machine_boot_id():
-            raise StorageError(f"{folder} is not in use by a server of this machine")
-        columns = FrameColumns(spec, lambda name: files.map_file(folder / name))
+        # Absolute, as the working directory may change.
+        self._cursor = folder.absolute() / layout.CURSOR
+        with files.opened_together(self._cursor) as self._identity:
+            meta = folder / layout.META
+            self.buffer_id, spec = layout.decode_meta(files.read_whole(meta), str(meta))
+            files.check_sizes(folder, layout.file_sizes(spec))
+            cursor = files.map_file(self._cursor)
+            # Over a network file system another machine may hold them, whose writes come late or
+            # never.
+            if layout.boot_id_of(cursor).tobytes() != layout.machine_boot_id():
+                raise StorageError(f"{folder} is not in use by a server of this machine")
+            columns = FrameColumns(spec, lambda name: files.map_file(folder / name))
         self.reader = RingReader(spec, Counters(cursor), columns)
-        self._cursor = os.open(folder / layout.CURSOR, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        fd = self.__dict__.pop("_cursor", None)
-        if fd is not None:
-            os.close(fd)
 
     def check_exists(self) -> None:
-        """Checks that the files still have names. Costs a microsecond.
+        """Checks that the files still have their names. Costs two microseconds.
 
         Raises:
-            NotFoundError: they do not: the buffer was deleted.
+            NotFoundError: they do not: the buffer was deleted, or moved away with its directory.
         """
-        if not os.fstat(self._cursor).st_nlink:
-            raise NotFoundError("this buffer was deleted")
+        if not files.is_at(self._cursor, self._identity):
+            raise NotFoundError("this buffer was deleted, or moved away")

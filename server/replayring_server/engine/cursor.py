@@ -211,7 +211,7 @@ def read_slots(page: npt.NDArray[np.uint8]) -> tuple[Checkpoint | None, Checkpoi
 
 def _read_slot(page: npt.NDArray[np.uint8], parity: int) -> Checkpoint | None:
     encoded = _slot_at(page, parity)
-    words = encoded["words"][0]
+    words = encoded["words"][0].copy()  # a server may be writing it: what is checked is what counts
     return Checkpoint(*words.tolist()) if encoded["checksum"][0] == _checksum(words) else None
 
 

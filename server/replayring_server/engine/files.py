@@ -23,6 +23,7 @@ from replayring_proto.files import Bytes as Bytes
 from replayring_proto.files import check_sizes as check_sizes  # for the engine's other modules
 from replayring_proto.files import map_file as map_file
 from replayring_proto.files import open_file as open_file
+from replayring_proto.files import opened_together as opened_together
 from replayring_proto.files import read_whole as read_whole
 
 logger = logging.getLogger(__name__)

@@ -52,7 +52,7 @@ def check_data_dir(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise NotFoundError(f"there is no directory {folder}")
-    if os.path.lexists(folder / META):
+    if (folder / META).is_file():  # a folder is a buffer that is called so
         raise NotFoundError(
             f"{folder} is one buffer; name the data directory, which is {folder.parent}"
         )

@@ -19,7 +19,7 @@ from replayring_proto.errors import (
     StorageError,
 )
 from replayring_proto.spec import check_name
-from replayring_server.engine import Store, files, parameter_files, parameters
+from replayring_server.engine import Buffer, Store, files, parameter_files, parameters
 from replayring_server.engine.buffer import Content
 from replayring_server.engine.store import no_such_buffer
 from replayring_server.snapshots.filling import fill, read_checked
@@ -114,7 +114,8 @@ def restore(
             restored.
         DirectoryLockedError: a server has the data directory.
         DiskSpaceError: there is not enough room.
-        StorageError: the snapshot is damaged; what is damaged was not restored.
+        StorageError: the snapshot is damaged; what is damaged was not restored. Or a buffer that
+            was restored before is damaged by now; nothing was restored.
     """
     place = place_to_read(source)
     manifest = read_manifest(place)
@@ -172,23 +173,23 @@ class _Restoring:
         self._place = place
         self._store = store
         self._progress = progress
-        self._already: dict[str, str] = {}
+        self._already: set[str] = set()
 
     def check_free(
         self, entries: Mapping[str, BufferEntry], sets: Mapping[str, ParametersEntry]
     ) -> None:
-        """Checks that no name is taken, unless by what was restored before."""
+        """Checks that no name is taken, unless by what was restored before and is sound."""
         for name, entry in entries.items():
             folder = self._store.data_dir / name
             if not os.path.lexists(folder):
                 continue
-            made_of, buffer_id = _origin(folder / layout.META)
-            if made_of != entry.identity:
+            if _origin(folder / layout.META) != entry.identity:
                 raise AlreadyExistsError(
                     f"{folder} exists and is not overwritten; use another name (--name), or delete "
                     "it first"
                 )
-            self._already[name] = buffer_id
+            self._store.get(name)  # raises what is wrong with it
+            self._already.add(name)
         for name, one in sets.items():
             path = self._store.data_dir / parameters.FOLDER / name
             if os.path.lexists(path) and not _is_copy(path, one):
@@ -203,10 +204,10 @@ class _Restoring:
         """Restores what is not there."""
         done = Restored(str(self._place), str(self._store.data_dir))
         for name, entry in entries.items():
-            already = self._already.get(name)
-            buffer_id = already or self._restore_buffer(name, entry)
-            where = (entry.oldest, entry.head, entry.episodes)
-            done.buffers.append(RestoredBuffer(name, buffer_id, *where, already is not None))
+            already = name in self._already
+            info = (self._store.get(name) if already else self._restore_buffer(name, entry)).info()
+            where = (info.oldest_index, info.next_index, info.next_episode_index)
+            done.buffers.append(RestoredBuffer(name, info.buffer_id, *where, already))
         for name, one in sets.items():
             if not (self._store.data_dir / parameters.FOLDER / name).exists():
                 content = read_checked(self._place, one.path(name), one.checksum)
@@ -214,10 +215,10 @@ class _Restoring:
             done.parameters[name] = one.version
         return done
 
-    def _restore_buffer(self, name: str, entry: BufferEntry) -> str:
+    def _restore_buffer(self, name: str, entry: BufferEntry) -> Buffer:
         self._progress.begin(f"buffer {name}", len(entry.parts), entry.nbytes)
         content = Content(partial(fill, self._place, entry, self._progress), entry.identity)
-        return self._store.restore(name, entry.spec, content).buffer_id
+        return self._store.restore(name, entry.spec, content)
 
 
 def _is_copy(path: Path, one: ParametersEntry) -> bool:
@@ -228,10 +229,9 @@ def _is_copy(path: Path, one: ParametersEntry) -> bool:
         return False
 
 
-def _origin(meta: Path) -> tuple[str | None, str]:
-    """Returns what snapshot a buffer was made of, and its id; of what is no buffer, nothing."""
+def _origin(meta: Path) -> str | None:
+    """Returns what snapshot a buffer was made of, if it was made of one."""
     try:
-        content = files.read_whole(meta)
-        return layout.restored_from(content, str(meta)), layout.decode_meta(content, str(meta))[0]
+        return layout.restored_from(files.read_whole(meta), str(meta))
     except StorageError:
-        return None, ""
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,18 +68,23 @@ class Source:
         """Opens the files in `folder`.
 
         Raises:
-            StorageError: they are no buffer, or cannot be read.
+            StorageError: they are no buffer, cannot be read, or were deleted meanwhile.
         """
         if folder.is_symlink():
             raise StorageError(f"{folder} is a symbolic link; refused")
-        meta = folder / layout.META
-        self.buffer_id, self.spec = layout.decode_meta(files.read_whole(meta), str(meta))
-        files.check_sizes(folder, layout.file_sizes(self.spec))
+        with ExitStack() as undo:
+            with files.opened_together(folder / layout.CURSOR):
+                meta = folder / layout.META
+                self.buffer_id, self.spec = layout.decode_meta(files.read_whole(meta), str(meta))
+                files.check_sizes(folder, layout.file_sizes(self.spec))
+                self._page, self._log, self._writers = (
+                    files.map_file(folder / name)
+                    for name in (layout.CURSOR, layout.EPISODES, layout.WRITERS)
+                )
+                columns = layout.stored_columns(self.spec)
+                self._frames = undo.enter_context(FrameReader(folder, self.spec, columns))
+            undo.pop_all()
         self._rows = layout.physical_rows(self.spec.capacity)
-        self._page = files.map_file(folder / layout.CURSOR)
-        self._log = files.map_file(folder / layout.EPISODES)
-        self._writers = files.map_file(folder / layout.WRITERS)
-        self._frames = FrameReader(folder, self.spec, layout.stored_columns(self.spec))
 
     def cut(self) -> Cut:
         """Returns how the buffer stands at a moment after this was called.
