@@ -359,12 +359,14 @@ class Buffer:
     def _files(self) -> FileReads | None:
         """Returns the reads from the buffer's files; None where it has to be the wire."""
         self._caller.channel.check_open()
-        if self._reads is None and self._place is not None:
-            self._reads = find(self._place, self.spec, self._caller.max_reply_bytes)
-        if self._reads is None or not self._reads.exist():
+        # Into variables: another thread may find meanwhile that the files are gone.
+        reads, place = self._reads, self._place
+        if reads is None and place is not None:
+            reads = self._reads = find(place, self.spec, self._caller.max_reply_bytes)
+        if reads is None or not reads.exist():
             # For good: a buffer made anew under the name has other files.
-            self._place = self._reads = None
-        return self._reads
+            self._place = self._reads = reads = None
+        return reads
 
     def _files_for(self, view: View, frames: int) -> FileReads | None:
         """Returns the same, for so many frames at once."""
