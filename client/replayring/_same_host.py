@@ -37,6 +37,12 @@ logger = logging.getLogger("replayring")
 
 _BY_DEFAULT = limits.ServerLimits()
 
+# As the server's variables are read. "true" as a path would merely, and silently, not be there.
+_WORDS = {
+    **dict.fromkeys(("", "1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
+
 
 @dataclass(frozen=True)
 class Place:
@@ -58,9 +64,8 @@ def same_host_setting(given: bool | str | os.PathLike[str] | None) -> bool | Pat
         given: the same, or None for what the environment says.
     """
     if given is None:
-        given = {"": True, "1": True, "0": False}.get(
-            value := os.environ.get("REPLAYRING_SAME_HOST", ""), value
-        )
+        value = os.environ.get("REPLAYRING_SAME_HOST", "")
+        given = _WORDS.get(value.lower(), value)
     return given if isinstance(given, bool) else Path(given)
 
 
