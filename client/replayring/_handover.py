@@ -15,7 +15,7 @@ the worker lets go of that slab and makes another. The memory stays for as long 
 
 Not everybody may look into /proc. So a worker's first batches travel torch's way, with an offer of
 a slab; only when the offer was seen do others follow through slabs. Whatever does not fit (tensors
-on a device, bfloat16, batches beyond the slabs there may be) goes torch's way for good.
+on a device, bfloat16, subclasses, batches beyond the slabs there may be) goes torch's way for good.
 """
 
 from __future__ import annotations
@@ -156,9 +156,11 @@ class _Slabs:
 
 def _arrays(batch: _Batch) -> dict[str, npt.NDArray[Any]] | None:
     """Returns the tensors as arrays, or None where one cannot be seen as such."""
+    if any(type(tensor) is not Tensor for tensor in batch.values()):
+        return None  # a subclass, such as torchvision's, which an array would not bring back
     try:
         return {name: tensor.numpy() for name, tensor in batch.items()}
-    except (AttributeError, RuntimeError, TypeError):  # no tensor; with gradients; of another kind
+    except (RuntimeError, TypeError):  # with gradients; of another kind
         return None
 
 

@@ -24,12 +24,24 @@ from replayring_proto.errors import ClosedError, LimitExceededError, NotFoundErr
 from replayring_proto.messages import BufferInfo
 from replayring_proto.pack import PackLayout, aligned_empty
 from replayring_proto.query import View
-from replayring_proto.ring import MappedRing, NothingEligible, Plan, UniformSampler
+from replayring_proto.ring import (
+    MakingRoom,
+    MappedRing,
+    NothingEligible,
+    Plan,
+    UniformSampler,
+)
 from replayring_proto.spec import BufferSpec
 
 logger = logging.getLogger("replayring")
 
 _BY_DEFAULT = limits.ServerLimits()
+
+# As the server's variables are read. "true" as a path would merely, and silently, not be there.
+_WORDS = {
+    **dict.fromkeys(("", "1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
 
 
 @dataclass(frozen=True)
@@ -52,9 +64,8 @@ def same_host_setting(given: bool | str | os.PathLike[str] | None) -> bool | Pat
         given: the same, or None for what the environment says.
     """
     if given is None:
-        given = {"": True, "1": True, "0": False}.get(
-            value := os.environ.get("REPLAYRING_SAME_HOST", ""), value
-        )
+        value = os.environ.get("REPLAYRING_SAME_HOST", "")
+        given = _WORDS.get(value.lower(), value)
     return given if isinstance(given, bool) else Path(given)
 
 
@@ -157,25 +168,35 @@ class FileReads:
         """Returns how many frames were ever added."""
         return self._reader.live.end
 
-    def get(self, view: View, positions: list[int], indices: list[int]) -> Arrays:
+    def get(self, view: View, positions: list[int], indices: list[int]) -> Arrays | None:
         """Returns the frames at some positions, or else with some values of `index`.
+
+        None while an append makes room for itself: positions are then to be asked of the server,
+        which knows when it is done.
 
         Raises:
             ReplayRingError: as `Buffer.get` says.
         """
         plan = self._plan(view)
         self._check(plan.layout(len(positions) or len(indices)))
-        if positions:
-            return self._reader.at_positions(plan, np.array(positions, np.int64)).arrays
-        return self._reader.at_indices(plan, np.array(indices, np.int64)).arrays
+        if not positions:
+            return self._reader.at_indices(plan, np.array(indices, np.int64)).arrays
+        try:
+            at = np.array(positions, np.int64)
+            return self._reader.at_positions(plan, at, steady=True).arrays
+        except MakingRoom:
+            return None
 
-    def read_columns(self, keys: tuple[str, ...]) -> Arrays:
-        """Returns whole columns.
+    def read_columns(self, keys: tuple[str, ...]) -> Arrays | None:
+        """Returns whole columns; None as for `get`.
 
         Raises:
             ReplayRingError: as `Buffer.read_columns` says.
         """
-        layout, pieces = self._reader.read_columns(keys)
+        try:
+            layout, pieces = self._reader.read_columns(keys, steady=True)
+        except MakingRoom:
+            return None
         self._check(layout)
         body = aligned_empty(layout.nbytes)
         filled = 0

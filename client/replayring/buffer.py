@@ -327,8 +327,9 @@ class Buffer:
             raise InvalidRequestError("give either positions or indices, and not both")
         at = [] if positions is None else whole_numbers(positions, "positions")
         numbers = [] if indices is None else natural(indices)
-        if (files := self._files_for(view, len(at) or len(numbers))) is not None:
-            return files.get(view, at, numbers)
+        files = self._files_for(view, len(at) or len(numbers))
+        if files is not None and (frames := files.get(view, at, numbers)) is not None:
+            return frames
         request = replay_pb2.GetItemRequest(
             buffer=self.name, positions=at, indices=numbers, view=view_to_message(view)
         ).SerializeToString()
@@ -352,8 +353,9 @@ class Buffer:
         names = [self.spec.column(key).name for key in keys]
         if not names:
             raise InvalidSpecError("keys must name at least one column, received none")
-        if (files := self._files()) is not None:
-            return files.read_columns(tuple(names))
+        files = self._files()
+        if files is not None and (columns := files.read_columns(tuple(names))) is not None:
+            return columns
         request = replay_pb2.ReadColumnRequest(buffer=self.name, keys=names)
         patience = self._caller.patience(f"reading columns of {self.name!r}", timeout)
         return self._caller.fetch(patience, "ReadColumn", request)[0]

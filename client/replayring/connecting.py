@@ -47,7 +47,8 @@ def connect(
         same_host: whether frames are read straight from the server's files where this process can
             open them, which is faster and yields the same; `Buffer.info` says whether they are. A
             path says where the server's data directory is mounted here. None for what the
-            environment variable REPLAYRING_SAME_HOST says (0, 1 or a path), or else True.
+            environment variable REPLAYRING_SAME_HOST says (0 or false, 1 or true, or a path), or
+            else True.
 
     Raises:
         InvalidRequestError: an argument is not valid, or a token would leave this machine in the

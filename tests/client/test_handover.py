@@ -135,6 +135,19 @@ def test_what_does_not_fit_goes_as_ever(slabs: _Slabs, more: dict[Any, Any]) -> 
     assert received.keys() == {"y", *more}
 
 
+class Marked(torch.Tensor):
+    """As torchvision's Image and Mask are: what a tensor is, told by its class."""
+
+
+def test_subclasses_stay_what_they_are(slabs: _Slabs) -> None:
+    """From the first batch to the last: only the first ones have no slab yet."""
+    for number in range(4):
+        received = sent(batch(number, x=torch.ones(2).as_subclass(Marked)))
+        assert type(received["x"]) is Marked
+        assert received["x"].tolist() == [1, 1]
+        assert received["number"][0] == number
+
+
 def test_strides_are_straightened(slabs: _Slabs) -> None:
     acquaint()
     turned = _Batch({"x": torch.arange(12).reshape(3, 4).t()[::2], "nothing": torch.zeros(0, 3)})

@@ -129,7 +129,10 @@ def test_switched_off(server: ServerProcess, buffer: replayring.Buffer) -> None:
         assert not reads_without_server(server, client.buffer("ring"))
 
 
-@pytest.mark.parametrize(("value", "expected"), [("0", False), ("1", True), ("", True)])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("0", False), ("1", True), ("", True), ("true", True), ("ON", True), ("False", False)],
+)
 def test_switched_by_the_environment(
     server: ServerProcess,
     buffer: replayring.Buffer,
@@ -140,6 +143,22 @@ def test_switched_by_the_environment(
     monkeypatch.setenv("REPLAYRING_SAME_HOST", value)
     with replayring.connect(server.address) as client:
         assert client.buffer("ring").info().same_host is expected
+
+
+def test_another_thread_that_finds_the_files_gone(
+    buffer: replayring.Buffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It forgets them, at any moment in which this one has just looked whether they are there."""
+    buffer.get([0])
+    answers = [buffer._reads] * 2
+
+    def once(self: replayring.Buffer) -> Any:
+        return answers.pop() if answers else None
+
+    forgetting = property(once, lambda self, value: None)
+    monkeypatch.setattr(replayring.Buffer, "_reads", forgetting, raising=False)
+    monkeypatch.setattr(buffer, "_place", None)
+    assert buffer.get([3])["reward"].tolist() == [3]
 
 
 def test_a_data_directory_that_is_mounted_elsewhere(

@@ -10,7 +10,7 @@ from replayring_proto.ring.eligible import EligibleCount
 from replayring_proto.ring.live import Live
 from replayring_proto.ring.mapped import MappedRing
 from replayring_proto.ring.plan import Plan
-from replayring_proto.ring.reader import RingReader
+from replayring_proto.ring.reader import MakingRoom, RingReader
 from replayring_proto.ring.uniform import NothingEligible, UniformSampler
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "EligibleCount",
     "FrameColumns",
     "Live",
+    "MakingRoom",
     "MappedRing",
     "NothingEligible",
     "Plan",

@@ -33,6 +33,11 @@ class Live:
         return self.end - self.start
 
     @property
+    def short(self) -> bool:
+        """Whether frames are missing at the old end, which the capacity would still hold."""
+        return self.start > max(0, self.end - self.capacity)
+
+    @property
     def runs(self) -> tuple[tuple[int, int], ...]:
         """The live frames as runs [from, to) of indices, in position order; none is empty."""
         turn = -(-self.start // self.capacity) * self.capacity  # first slot 0 at or after start

@@ -7,6 +7,10 @@ has replaced frames below `intent - P` and no others. If nothing that was read l
 it is whole; otherwise read anew. The writer keeps its side by raising `low` and `intent` before
 it touches a row (see the engine's ring).
 
+An append that needs the rows of live frames makes room first: until it is done the oldest frames
+are missing, and those after them in slot order are at other positions. Whoever asks by position, or
+for all that lives, has no use for such a window, and can have it refused (`MakingRoom`).
+
 A row that was overtaken may show any bytes, so values read are not trusted before that check:
 row numbers are taken modulo P, and complaints about windows wait until the check has passed.
 """
@@ -35,6 +39,13 @@ Array = npt.NDArray[Any]
 _ATTEMPTS = 1000
 
 
+class MakingRoom(Exception):
+    """An append is making room for itself, or died at that: the oldest frames are missing.
+
+    While it lasts, positions are not what they were before and will be after it.
+    """
+
+
 class RingReader:
     """Reads one ring. Thread-safe; takes no lock, so readers never wait and never delay a writer.
 
@@ -60,20 +71,47 @@ class RingReader:
         capacity = self.spec.capacity
         return Live(max(low, head - capacity), head, capacity)
 
+    def window(self, *, steady: bool) -> Live:
+        """Returns the live window now.
+
+        Args:
+            steady: whether it must be one of between two appends.
+
+        Raises:
+            MakingRoom: it must, and is not.
+        """
+        live = self.live
+        if steady:
+            self._check_steady(live)
+        return live
+
+    def _check_steady(self, live: Live) -> None:
+        # A window may be short for good: a power loss, or a snapshot, took its oldest frames.
+        if live.short and self._counters.intent > live.end:
+            raise MakingRoom
+
     @property
     def _oldest_whole(self) -> int:
         """Frames below this `index` may have been written over."""
         return self._counters.intent - self._rows
 
-    def at_positions(self, plan: Plan, positions: Indices) -> Pack:
+    def at_positions(self, plan: Plan, positions: Indices, *, steady: bool = False) -> Pack:
         """Returns the frames at these positions, as they are now.
+
+        Args:
+            plan: what to gather.
+            positions: where.
+            steady: as for `window`.
 
         Raises:
             FrameNotFoundError: a position is out of range.
             ToleranceError: a window in seconds misses inside an episode.
+            MakingRoom: as for `window`.
         """
 
         def pick(live: Live) -> Indices:
+            if steady:
+                self._check_steady(live)
             return live.index_at(positions)
 
         return self.gather(plan, pick)
@@ -161,10 +199,14 @@ class RingReader:
         ends: Indices = self._ends[index % self._rows]
         return ends if int(index.min()) >= self._oldest_whole else None
 
-    def state(self) -> tuple[Live, int, int]:
-        """Returns the live window, the episodes in it, and the number that the next one gets."""
+    def state(self, *, steady: bool = False) -> tuple[Live, int, int]:
+        """Returns the live window, the episodes in it, and the number that the next one gets.
+
+        Raises:
+            MakingRoom: as for `window`.
+        """
         for _ in range(_ATTEMPTS):
-            live = self.live
+            live = self.window(steady=steady)
             if not len(live):
                 return live, 0, 0
             ends = np.array((live.start, live.end - 1)) % self._rows
@@ -173,11 +215,14 @@ class RingReader:
                 return live, last - first + 1, last + 1
         raise OvertakenError("writers overtook this read of the buffer's state; try again")
 
-    def read_columns(self, keys: tuple[str, ...]) -> tuple[PackLayout, Iterator[Array]]:
+    def read_columns(
+        self, keys: tuple[str, ...], *, steady: bool = False
+    ) -> tuple[PackLayout, Iterator[Array]]:
         """Returns whole columns, all live frames in position order, as one pack in pieces.
 
         Args:
             keys: columns, without repetition.
+            steady: as for `window`.
 
         Returns:
             The pack's layout, and its body as consecutive byte arrays, each a copy. Iterating
@@ -185,8 +230,9 @@ class RingReader:
 
         Raises:
             InvalidSpecError: an unknown column.
+            MakingRoom: as for `window`.
         """
-        live = self.live
+        live = self.window(steady=steady)
         columns = [self.spec.column(key) for key in keys]
         layout = PackLayout(TensorSpec(c.name, c.dtype, (len(live), *c.shape)) for c in columns)
         return layout, self._column_pieces(layout, live)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from replayring_proto import layout
 from replayring_proto.errors import NotFoundError, ReplayRingError, SequenceReusedError
@@ -25,6 +25,8 @@ from replayring_server.engine.ring import RingWriter, check_ends
 from replayring_server.tally import BufferTally
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -299,9 +301,25 @@ class Buffer:
         """Frames below this `index` survive a power loss."""
         return self._cursor.durable.head
 
-    def info(self) -> BufferInfo:
-        """Returns the spec and where the ring stands."""
-        live, num_episodes, next_episode = self.reader.state()
+    def between_appends(self, read: Callable[[], T]) -> T:
+        """Returns what `read` returns, while nothing is appended.
+
+        For what has no use for a window that lacks the frames whose rows an append needs. Others
+        that append wait meanwhile, so let it be short.
+        """
+        with self._lock:
+            return read()
+
+    def info(self, *, steady: bool = False) -> BufferInfo:
+        """Returns the spec and where the ring stands.
+
+        Args:
+            steady: as for `RingReader.window`.
+
+        Raises:
+            MakingRoom: as there.
+        """
+        live, num_episodes, next_episode = self.reader.state(steady=steady)
         return BufferInfo(
             name=self.name,
             buffer_id=self.buffer_id,

@@ -4,7 +4,8 @@ The rules, with N the capacity and P the physical rows (N and some slack):
 
     0. The disk is told, now and then, how far rows may be touched from here on (see `cursor`).
     1. `low` rises first, if the rows to be written still hold live frames: what is about to be
-       overwritten is dead before it changes.
+       overwritten is dead before it changes. (`intent` rises before it as far as it may, so that
+       whoever finds the window short sees at any moment that an append is why.)
     2. `intent` rises next: readers that picked such a row before will see that it may have changed.
     3. The rows are written. They hold no live frame, and nobody picks them: they are not published.
     4. `head` rises last. That publishes what was appended, all at once: one episode, or several
@@ -86,7 +87,9 @@ class RingWriter:
         start = self._counters.head
         end = start + sum(lengths)
         self._reserve(end)
-        if end - self._rows > max(self._counters.low, start - self._spec.capacity):
+        oldest = max(self._counters.low, start - self._spec.capacity)
+        if end - self._rows > oldest:
+            self._counters.intent = max(self._counters.intent, oldest + self._rows)
             self._counters.low = end - self._rows
         self._counters.intent = max(self._counters.intent, end)
         for name, pieces in self._complete(arrays, episode_index, lengths, start).items():

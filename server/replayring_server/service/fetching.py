@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +14,15 @@ from replayring_proto.errors import FrameNotFoundError, InvalidRequestError
 from replayring_proto.framing import encode_data, encode_header
 from replayring_proto.limits import MAX_VIEW_KEYS, ServerLimits, check_limit
 from replayring_proto.messages import parse, view_from_message
-from replayring_proto.ring import Plan
+from replayring_proto.ring import MakingRoom, Plan
 from replayring_proto.spec import BufferSpec
 from replayring_proto.v1 import buffer_pb2, replay_pb2
-from replayring_server.engine import Store
+from replayring_server.engine import Buffer, Store
 from replayring_server.service.calls import Call, Calls
 from replayring_server.service.packs import send_pack
 from replayring_server.service.workers import Lane, Workers
+
+T = TypeVar("T")
 
 # What one entry of a window takes about, of memory or of the time to move as much. Those in seconds
 # are searched for.
@@ -63,7 +66,30 @@ async def _send_items(
         gather = partial(buffer.reader.at_indices, plan, _signed(request.indices[:]))
     work = work_for(plan, count)
     await call.take(calls.sending, held_for(work, store.limits))
-    await send_pack(call, await workers.run(Lane.READ, gather, work))
+    if request.positions:
+        pack = await steadily(workers, buffer, gather, work)
+    else:
+        pack = await workers.run(Lane.READ, gather, work)
+    await send_pack(call, pack)
+
+
+async def steadily(workers: Workers, buffer: Buffer, read: Callable[..., T], nbytes: int) -> T:
+    """Returns what `read` gives of a window as it is between two appends.
+
+    An append that needs the rows of live frames makes the window short for as long as it takes;
+    then it is waited for. Otherwise positions that a caller knows to be there would not be, for a
+    moment, or be others'.
+
+    Args:
+        workers: where to read.
+        buffer: what is read.
+        read: reads; given `steady=True`, raises `MakingRoom` in such a moment.
+        nbytes: bytes that it moves.
+    """
+    try:
+        return await workers.run(Lane.READ, partial(read, steady=True), nbytes)
+    except MakingRoom:
+        return await workers.run(Lane.READ, partial(buffer.between_appends, read))
 
 
 def _signed(indices: Sequence[int]) -> npt.NDArray[np.int64]:
@@ -116,7 +142,7 @@ async def read_column(store: Store, workers: Workers, call: Call) -> None:
     check_limit(len(keys), MAX_VIEW_KEYS, "keys of columns", "name each column once")
     if not keys or len(set(keys)) != len(keys):
         raise InvalidRequestError(f"ReadColumn needs at least one key, each once; received {keys}")
-    layout, pieces = buffer.reader.read_columns(keys)
+    layout, pieces = await steadily(workers, buffer, partial(buffer.reader.read_columns, keys), 0)
     check_limit(
         layout.nbytes, store.limits.max_column_bytes, "bytes of these columns", "read fewer at once"
     )

@@ -77,7 +77,8 @@ class ReplayService:
 
     async def _get_buffer(self, call: Call) -> bytes:
         request = parse(replay_pb2.GetBufferRequest, await call.request())
-        info = self._store.get(request.name).info()
+        buffer = self._store.get(request.name)
+        info = await fetching.steadily(self._workers, buffer, buffer.info, 0)
         return replay_pb2.GetBufferResponse(buffer=info_to_message(info)).SerializeToString()
 
     async def _list_buffers(self, call: Call) -> bytes:
