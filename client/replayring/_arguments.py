@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
-import re
 from typing import Any
 
 from replayring_proto.errors import InvalidRequestError
 from replayring_proto.spec import real
-
-# https://grpc.github.io/grpc/core/md_doc_naming.html
-_TARGETS = ("dns:", "unix:", "unix-abstract:", "ipv4:", "ipv6:", "vsock:", "xds:", "passthrough:")
-_HOST_PORT = re.compile(r"([^\s/:\[\]]+|\[[0-9A-Fa-f:.%\w]+\]):\d{1,5}")
 
 
 def whole(value: Any, what: str, low: int, high: int | None = None) -> int:
@@ -78,18 +73,6 @@ def as_buffer(value: Any) -> Any:
             "returns"
         )
     return value
-
-
-def address(value: Any) -> str:
-    """Returns an address that a caller gave.
-
-    Raises:
-        InvalidRequestError: it is neither HOST:PORT nor a target that gRPC knows. It would be
-            looked up, or tried on port 443, until the caller's patience is at its end.
-    """
-    if isinstance(value, str) and (value.startswith(_TARGETS) or _HOST_PORT.fullmatch(value)):
-        return value
-    raise InvalidRequestError(f"address is {value!r:.100}; it must be 'HOST:PORT'")
 
 
 def _is_bool(value: Any) -> bool:

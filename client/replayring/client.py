@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from replayring import _arguments, parameters
+from replayring import parameters
 from replayring._arguments import seconds, whole
 from replayring._calls import Caller
 from replayring._channel import Channel
@@ -15,6 +15,7 @@ from replayring._credentials import Credentials
 from replayring._same_host import place_of, same_host_setting
 from replayring.buffer import Buffer
 from replayring.parameters import Parameters
+from replayring_proto.address import check_target
 from replayring_proto.errors import NotFoundError
 from replayring_proto.messages import BufferInfo, info_from_message, spec_to_message
 from replayring_proto.server_status import ServerStatus, status_from_message
@@ -53,7 +54,7 @@ class Client:
     ) -> None:
         limit = whole(max_reply_bytes, "max_reply_bytes", 1)
         self._same_host = same_host_setting(same_host)
-        self._channel = Channel(_arguments.address(address), credentials)
+        self._channel = Channel(check_target(address), credentials)
         self._caller = Caller(self._channel, timeout, limit)
 
     def __repr__(self) -> str:

@@ -1,13 +1,51 @@
-"""Addresses: how hosts are written, and which of them never leave this machine."""
+"""Addresses: how servers are named, and which of them never leave this machine."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
+from typing import Any
+
+from replayring_proto.errors import InvalidRequestError
+
+# https://grpc.github.io/grpc/core/md_doc_naming.html
+_TARGETS = ("dns:", "unix:", "unix-abstract:", "ipv4:", "ipv6:", "vsock:", "xds:", "passthrough:")
+_HOST_PORT = re.compile(r"([^\s/:,\[\]]+|\[[0-9A-Fa-f:.%\w]+\]):(?P<port>[0-9]{1,5})")
+_DNS = re.compile(r"dns:(//[^/]*/)?")
 
 # What gRPC's name syntax may put before the address itself. Names with an authority of their own
 # ("dns://8.8.8.8/host") are not taken apart, and so count as remote.
 _SCHEME = re.compile(r"(dns:///|dns:|ipv4:|ipv6:)?")
+
+
+def check_target(value: Any) -> str:
+    """Returns the address of a server, as somebody gave it.
+
+    Raises:
+        InvalidRequestError: it is neither HOST:PORT nor a target that gRPC knows. It would be
+            looked up, or tried on port 443, until the caller's patience is at its end; and of a
+            port beyond 65535 gRPC drops the upper bits, and asks another server.
+    """
+    if isinstance(value, str) and _is_target(value):
+        return value
+    raise InvalidRequestError(
+        f"address is {value!r:.100}; it must be 'HOST:PORT', with a port from 1 to 65535"
+    )
+
+
+def _is_target(text: str) -> bool:
+    scheme, _, rest = text.partition(":")
+    if scheme in ("ipv4", "ipv6"):  # which take several
+        return all(map(_is_host_and_port, rest.split(",")))
+    if dns := _DNS.match(text):
+        name = text[dns.end() :]  # may be without a port, which then is 443
+        return ":" not in name or name.endswith("]") or _is_host_and_port(name)
+    return text.startswith(_TARGETS) or _is_host_and_port(text)
+
+
+def _is_host_and_port(text: str) -> bool:
+    found = _HOST_PORT.fullmatch(text)
+    return found is not None and 1 <= int(found["port"]) <= 65_535
 
 
 def without_brackets(host: str) -> str:

@@ -160,11 +160,26 @@ def test_several_servers_are_refused_before_anything_is_sent() -> None:
     )
 
 
-@pytest.mark.parametrize("seconds", ["0", "-1", "soon"])
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
 def test_a_time_that_is_none_is_refused(seconds: str) -> None:
-    done = bench("127.0.0.1:1", "--seconds", seconds)
+    done = bench("127.0.0.1:1", f"--seconds={seconds}")
     assert done.returncode == 2
-    assert "--seconds" in done.stderr
+    assert f"{seconds!r} is not a number of seconds from 0.01 to 3600" in done.stderr
+
+
+def test_a_capacity_that_is_none_is_refused() -> None:
+    done = bench("127.0.0.1:1", "--frames", "1e5")
+    assert done.returncode == 2
+    assert "--frames: '1e5' is not a whole number" in done.stderr
+
+
+def test_a_server_that_is_not_there_is_told_of_soon_and_not_blamed_for_a_buffer() -> None:
+    begun = time.monotonic()
+    done = bench("127.0.0.1:1", *QUICK)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "127.0.0.1:1 could not be reached within 5 s" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert time.monotonic() - begun < 40  # where creating the buffer is waited for for 60
 
 
 def test_a_worker_whose_caller_was_killed_ends_in_the_middle_of_its_turn() -> None:

@@ -141,6 +141,9 @@ def test_a_batch_that_is_too_large_is_answered_with_what_servers_allow(
         (lambda c: replayring.connect("http://127.0.0.1:1"), "it must be 'HOST:PORT'"),
         (lambda c: replayring.connect(":50051"), "it must be 'HOST:PORT'"),
         (lambda c: replayring.connect(b"h:1"), "it must be 'HOST:PORT'"),
+        (lambda c: replayring.connect("h:70000"), "'h:70000'.* a port from 1 to 65535"),
+        (lambda c: replayring.connect("h:1,h:70000"), "'h:70000'.* a port from 1 to 65535"),
+        (lambda c: replayring.connect("dns:///localhost:70000"), "a port from 1 to 65535"),
         (
             lambda c: replayring.connect(c.address, tls="ca.pem"),
             r"tls is 'ca.pem'; give .*TLS\(ca=",

@@ -37,9 +37,24 @@ def test_watching_an_unknown_service_says_so(wire: Wire) -> None:
     assert response.status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-def test_health_command_tells_a_server_from_none(server: ServerProcess) -> None:
-    def ask(address: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "replayring_server", "health", address]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "replayring_server", "health", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
+
+def test_health_command_tells_a_server_from_none(server: ServerProcess) -> None:
     assert (ask(server.address).returncode, ask("127.0.0.1:1").returncode) == (0, 1)
+
+
+def test_health_command_refuses_a_port_of_which_grpc_makes_another(server: ServerProcess) -> None:
+    host, _, port = server.address.rpartition(":")
+    told = ask(f"{host}:{int(port) + 65_536}")
+    assert (told.returncode, told.stdout) == (1, "")
+    assert told.stderr.endswith("it must be 'HOST:PORT', with a port from 1 to 65535\n")
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf", "soon"])
+def test_health_command_refuses_a_timeout_that_no_answer_could_meet(timeout: str) -> None:
+    told = ask("127.0.0.1:1", f"--timeout={timeout}")
+    assert told.returncode == 2
+    assert f"{timeout!r} is not a number of seconds from 0.001 to 3600" in told.stderr

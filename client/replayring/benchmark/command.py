@@ -27,6 +27,7 @@ from replayring.benchmark.workloads import FPS, WORKLOADS, Workload
 from replayring.buffer import Buffer
 from replayring.client import Client
 from replayring.commands.connection import add_connection_arguments, connect_to_one_by
+from replayring_proto import argument_types
 from replayring_proto.errors import NotFoundError, ReplayRingError
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -34,6 +35,8 @@ __all__ = ["HELP", "add_arguments", "run"]
 HELP = "measure how fast a server is, as seen from this machine"
 
 TIMEOUT = 60.0
+FIRST_TIMEOUT = 5.0
+"""Whoever mistyped the address is told soon; a server that was reached once is waited for."""
 DELETE_TIMEOUT = 10.0
 INTERRUPTED = 130
 LINE = "{:10}{:42}{:>13} {:8}{:>7}{:>9}{:>9}{:>9}"
@@ -73,13 +76,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options on this parser."""
     add_connection_arguments(parser)
     parser.add_argument(
-        "--workload", choices=WORKLOADS, action="append", help="instead of all three"
+        "--workload",
+        choices=WORKLOADS,
+        action="append",
+        help="instead of all three; may be repeated",
     )
     parser.add_argument(
-        "--seconds", type=_positive(float), default=3.0, help="of each measurement (%(default)s)"
+        "--seconds",
+        type=argument_types.seconds(0.01),
+        default=3.0,
+        help="of each measurement (%(default)s)",
     )
     parser.add_argument(
-        "--frames", type=_positive(int), help="capacity of the buffer, instead of the workload's"
+        "--frames",
+        type=argument_types.positive,
+        help="capacity of the buffer, instead of the workload's",
     )
     parser.add_argument("--json", action="store_true", help="print lines of JSON instead")
 
@@ -107,12 +118,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    if not args.json:
-        print(LINE.format(*HEADING))
     with (
         connect_to_one_by(args, TIMEOUT, same_host=False) as wire,
         connect_to_one_by(args, TIMEOUT) as files,
     ):
+        files.status(timeout=FIRST_TIMEOUT)
+        if not args.json:
+            print(LINE.format(*HEADING))
         for name in args.workload or WORKLOADS:
             workload = WORKLOADS[name]
             if args.frames:
@@ -189,12 +201,3 @@ def _line(figure: dict[str, Any]) -> str:
         f"{figure['megabytes_per_second']:,.0f}",
         *(f"{figure[name] * 1e3:.2f}" for name in ("p50", "p99", "p999")),
     )
-
-
-def _positive(kind: type[int] | type[float]) -> Any:
-    def parse(text: str) -> int | float:
-        if not (value := kind(text)) > 0:
-            raise argparse.ArgumentTypeError(f"received {text}; it must be above 0")
-        return value
-
-    return parse

@@ -20,6 +20,7 @@ from replayring.demo.plot import Evaluation, save_learning_curve
 from replayring.demo.progress import Display, clock
 from replayring.demo.session import DemoError, Session, Settings, Stopped
 from replayring.demo.supervisor import StopSignals, Supervisor
+from replayring_proto.argument_types import natural, positive
 from replayring_proto.errors import ReplayRingError
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -35,12 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the demo's options on this parser."""
     parser.add_argument(
         "--steps",
-        type=_positive,
+        type=positive,
         default=8_000,
         help="environment steps, over all actors (%(default)s)",
     )
-    parser.add_argument("--actors", type=_positive, default=2, help="actor processes (%(default)s)")
-    parser.add_argument("--seed", type=_natural, help="of networks and actors (drawn at random)")
+    parser.add_argument("--actors", type=positive, default=2, help="actor processes (%(default)s)")
+    parser.add_argument("--seed", type=natural, help="of networks and actors (drawn at random)")
     parser.add_argument(
         "--address", metavar="HOST:PORT", help="use the server there instead of starting one"
     )
@@ -182,16 +183,3 @@ def _missing_modules() -> list[str]:
 def _fail(message: str, code: int) -> int:
     print(f"replayring demo: {message}", file=sys.stderr)
     return code
-
-
-def _positive(text: str) -> int:
-    number = _natural(text)
-    if number == 0:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)

@@ -10,8 +10,8 @@ from typing import Any
 
 import xxhash
 
-from replayring import _arguments
 from replayring.sharded._numbers import MAX_SHARDS
+from replayring_proto.address import check_target
 from replayring_proto.errors import InvalidRequestError, ServerUnavailableError
 
 _DNS = re.compile(r"dns:///([^\s/:\[\]]+):(\d{1,5})")
@@ -31,13 +31,14 @@ def names_of(address: Any, timeout: float) -> tuple[list[str], str | None]:
         ServerUnavailableError: the host had no address in all that time.
     """
     if isinstance(address, str) and (looked_up := _DNS.fullmatch(address)):
+        check_target(address)
         found = _addresses(looked_up[1], int(looked_up[2]), timeout)
         return (found, looked_up[1]) if len(found) > 1 else ([address], None)
     if isinstance(address, str) and not address.startswith(("ipv4:", "ipv6:")):
         given: Sequence[Any] = [part.strip() for part in address.split(",")]
     else:
         given = list(address) if isinstance(address, (list, tuple)) else [address]
-    names = sorted(_arguments.address(one) for one in given)
+    names = sorted(check_target(one) for one in given)
     if len(set(names)) < len(names) or not 0 < len(names) <= MAX_SHARDS:
         raise InvalidRequestError(
             f"address is {address!r:.100}; give from 1 to {MAX_SHARDS:,} servers, each once"

@@ -18,6 +18,7 @@ from replayring.client import Client
 from replayring.commands.connection import add_connection_arguments, connect_by
 from replayring.sharded import ShardedClient
 from replayring.top.readings import readings
+from replayring_proto import argument_types
 from replayring_proto.errors import ReplayRingError
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_connection_arguments(parser, several=True)
     parser.add_argument(
         "--interval",
-        type=_seconds,
+        type=argument_types.seconds(0.1),
         default=2.0,
         metavar="SECONDS",
         help="between two readings; rates are averages over it (%(default)s)",
@@ -92,13 +93,3 @@ def _show(client: Client | ShardedClient, interval: float, *, once: bool) -> Non
             'it needs rich, which is not installed: pip install "replayring[top]"; or use --json'
         ) from None
     show(client, interval, once=once)
-
-
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0.1 <= number <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.1 to 3600")
-    return number

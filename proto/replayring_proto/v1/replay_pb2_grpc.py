@@ -48,7 +48,9 @@ class ReplayServiceStub(object):
     WatchParameters and GetServerStatus; one to write with for every RPC. A call whose token is taken
     away while it runs ends with UNAUTHENTICATED. The health service asks for no token.
 
-    No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces.
+    No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces. Messages
+    are not compressed: a call with a compressed one ends with UNIMPLEMENTED. A client may ping once a
+    second. A connection is closed after 12 hours, and its calls end with UNAVAILABLE 5 minutes later.
 
     Waiting. A stream may rest between packs for as long as it likes. Once a caller has begun a pack it
     is expected to go on with it, to take what it asked for, and to send a call's first request: one
@@ -143,7 +145,9 @@ class ReplayServiceServicer(object):
     WatchParameters and GetServerStatus; one to write with for every RPC. A call whose token is taken
     away while it runs ends with UNAUTHENTICATED. The health service asks for no token.
 
-    No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces.
+    No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces. Messages
+    are not compressed: a call with a compressed one ends with UNIMPLEMENTED. A client may ping once a
+    second. A connection is closed after 12 hours, and its calls end with UNAVAILABLE 5 minutes later.
 
     Waiting. A stream may rest between packs for as long as it likes. Once a caller has begun a pack it
     is expected to go on with it, to take what it asked for, and to send a call's first request: one
@@ -192,12 +196,14 @@ class ReplayServiceServicer(object):
         (kill -9), and those that came together together; see README for power loss.
 
         An episode is refused whole: the call ends with the error, naming the sequence, and neither
-        that episode nor a later one of this call was stored; all earlier ones were. Safe to retry: the
-        same (writer_id, sequence) with the same bytes is acknowledged again and stored once.
+        that episode nor a later one of this call was stored; all earlier ones were. Its sequence may be
+        used again. Safe to retry, from the first episode on that was not acknowledged: the same
+        (writer_id, sequence) with the same tensors is acknowledged again and stored once, for as long
+        as it is its writer's last one or among the buffer's newest, at most 65,536 of them.
         Errors: INVALID_ARGUMENT (unknown, missing or duplicate columns; wrong shape; a dtype that
         does not cast by numpy's same_kind; timestamps not finite or decreasing; no frames, or more
-        than the capacity), ALREADY_EXISTS (the sequence was used with other bytes or is too
-        old to compare).
+        than the capacity), ALREADY_EXISTS (the sequence was used with other tensors, or is
+        below the writer's last one and not, or no longer, known).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -350,7 +356,9 @@ class ReplayService(object):
     WatchParameters and GetServerStatus; one to write with for every RPC. A call whose token is taken
     away while it runs ends with UNAUTHENTICATED. The health service asks for no token.
 
-    No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces.
+    No message exceeds 4 MiB (gRPC's own default limit); larger payloads are packs in pieces. Messages
+    are not compressed: a call with a compressed one ends with UNIMPLEMENTED. A client may ping once a
+    second. A connection is closed after 12 hours, and its calls end with UNAVAILABLE 5 minutes later.
 
     Waiting. A stream may rest between packs for as long as it likes. Once a caller has begun a pack it
     is expected to go on with it, to take what it asked for, and to send a call's first request: one

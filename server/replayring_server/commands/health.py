@@ -9,6 +9,8 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2
 
+from replayring_proto import argument_types
+from replayring_proto.address import check_target
 from replayring_proto.errors import ReplayRingError
 from replayring_proto.tls_arguments import add_tls_arguments, tls_from
 from replayring_proto.tls_probe import speaks_tls
@@ -21,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("address", metavar="HOST:PORT", help="the server to ask")
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=argument_types.seconds(0.001),
         default=2.0,
         metavar="SECONDS",
         help="how long to wait for the answer (default: %(default)s)",
@@ -62,8 +64,8 @@ def _reason(arguments: argparse.Namespace, error: Any) -> str:
 
 
 def _channel(arguments: argparse.Namespace) -> grpc.Channel:
-    tls = tls_from(arguments)
+    address, tls = check_target(arguments.address), tls_from(arguments)
     if tls is None:
-        return grpc.insecure_channel(arguments.address)
+        return grpc.insecure_channel(address)
     credentials = grpc.ssl_channel_credentials(*tls.read())
-    return grpc.secure_channel(arguments.address, credentials, tls.options)
+    return grpc.secure_channel(address, credentials, tls.options)
