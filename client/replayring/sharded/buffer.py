@@ -384,10 +384,9 @@ class ShardedBuffer:
         process, identity = self._identity
         if process != os.getpid():
             process, identity = self._identity = (os.getpid(), new_writer_id())
+        self._look_out()
         part = present_home(self._parts, identity)
         part.open(part.shard.client, timeout)
-        if part.shard.lost:
-            part.shard.look_out()
         relabel = partial(acknowledged_at, part.shard.number)
         try:
             return [relabel(one) for one in add(part.buffer)]
@@ -396,11 +395,18 @@ class ShardedBuffer:
             error.acknowledged = [relabel(one) for one in error.acknowledged]
             raise
 
+    def _look_out(self) -> None:
+        """Has lost shards looked at: who only adds would never hear that they are back."""
+        for part in self._parts:
+            if part.shard.lost:
+                part.shard.look_out()
+
     def _home(
         self, writer_id: str | None, spill_dir: str | os.PathLike[str] | None
     ) -> tuple[Part, str]:
         if writer_id is not None:
             check_name(writer_id, "writer_id")
+        self._look_out()
         if spill_dir is not None:
             return of_spill(self._parts, Path(spill_dir).absolute(), writer_id)
         identity = writer_id or new_identity(self._parts)
