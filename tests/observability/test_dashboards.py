@@ -106,6 +106,25 @@ def test_counters_are_used_as_rates_and_nothing_else_is(place: str, expression: 
         assert bool(rate) == counter, f"{place}: {name}"
 
 
+def test_servers_of_one_buffer_make_no_lines_of_one_name() -> None:
+    """Over shards a legend without the server would stand at one line for each of them."""
+    for panel in DASHBOARD["panels"]:
+        for target in panel["targets"]:
+            legend = target["legendFormat"]
+            if "{{instance}}" not in legend and "{{writer}}" not in legend:
+                outermost = re.sub(r"^histogram_quantile\([\d.]+, ", "", target["expr"])
+                assert re.match(r"(sum|max)( by \([^)]*\) | ?\()", outermost), panel["title"]
+                assert "instance" not in re.findall(r"by \(([^)]*)\)", outermost), panel["title"]
+
+
+def test_how_fast_learners_are_is_told_in_frames() -> None:
+    """Over shards servers count as batches the blocks that they send ahead."""
+    figures = [panel for panel in DASHBOARD["panels"] if panel["type"] == "stat"]
+    told = " ".join(target["expr"] for panel in figures for target in panel["targets"])
+    assert "frames_sampled" in told
+    assert "batches_sampled" not in told
+
+
 def test_an_expression_that_is_none_would_be_found() -> None:
     with pytest.raises(ValueError, match="paren"):
         parsed("sum(rate(x[5m])")

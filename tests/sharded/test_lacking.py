@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -67,30 +69,45 @@ def test_a_shard_that_is_away_is_said_to_be_that(shards: Shards) -> None:
         assert [listed.missing for listed in client.buffers()] == [info.missing]
 
 
-def test_what_no_shard_within_reach_has_is_not_found(shards: Shards) -> None:
-    with connect(shards, timeout=20) as client:
-        buffer = lacking_on_second(shards, client, 3, 4)
-        shards.kill(0)
-        for ask in asking(buffer):
+@pytest.mark.parametrize("away", [0, 1])
+def test_what_a_shard_may_have_that_is_away_is_waited_for(away: int, shards: Shards) -> None:
+    """`NotFoundError` would end a learner, though the frames are back with the shard."""
+    with connect(shards, timeout=20, same_host=False) as client:
+        buffer = client.create_buffer("b", SPEC, 10_000)
+        add_to(buffer, away, 3)
+        batches = replayring.BatchDataset(buffer, 5, min_frames=3, max_staleness_frames=10)
+        shards.kill(away)
+        delete_on(shards, 1 - away)
+        for ask in asking(buffer, 0.5):
+            with pytest.raises(replayring.ServerUnavailableError, match=shards.addresses[away]):
+                ask()
+        revival = threading.Timer(1, shards.revive, [away])
+        revival.start()
+        with batches:
+            assert len(next(iter(batches))["index"]) == 5
+        assert buffer.info().num_frames == 3
+        revival.join()
+        delete_on(shards, away)
+        for ask in asking(buffer, 20):
             with pytest.raises(replayring.NotFoundError, match="no buffer 'b'"):
                 ask()
-        shards.revive(0)
-        assert eventually(lambda: held_or_none(buffer), "it is found again") == 3
-        delete_on(shards, 0)
-        for ask in asking(buffer):
-            with pytest.raises(replayring.NotFoundError, match="no buffer 'b'"):
-                ask()
 
 
-def asking(buffer: replayring.ShardedBuffer) -> list[Callable[[], object]]:
-    return [buffer.info, lambda: buffer.read_columns(["index"]), lambda: buffer.get([0])]
+def asking(buffer: replayring.ShardedBuffer, timeout: float) -> list[Callable[[], object]]:
+    return [
+        lambda: buffer.info(timeout=timeout),
+        lambda: buffer.read_columns(["index"], timeout=timeout),
+        lambda: buffer.get([0], timeout=timeout),
+        lambda: buffer.sample(4, timeout=timeout),
+        lambda: buffer.sample(4, min_frames=2, timeout=timeout),
+        lambda: a_batch_of_a_stream(buffer, min_frames=1, timeout=timeout),
+        lambda: a_batch_of_a_stream(buffer, min_frames=2, timeout=timeout),
+    ]
 
 
-def held_or_none(buffer: replayring.ShardedBuffer) -> int | None:
-    try:
-        return buffer.info().num_frames
-    except replayring.NotFoundError:
-        return None
+def a_batch_of_a_stream(buffer: replayring.ShardedBuffer, **options: Any) -> object:
+    with buffer.sample_stream(4, **options) as stream:
+        return next(stream)
 
 
 def notice_by_adding(buffer: replayring.ShardedBuffer) -> None:

@@ -202,6 +202,20 @@ def test_new_writers_belong_to_shards_that_can_be_reached(shards: Shards) -> Non
         assert buffer.info().num_frames == 12
 
 
+def test_who_only_adds_goes_back_to_a_shard_that_is_back(shards: Shards) -> None:
+    with connect(shards, timeout=20) as client:
+        buffer = client.create_buffer("b", SPEC, 10_000)
+        home = shard_of(buffer.add_episode(episode(2)).index)
+        shards.kill(home)
+        with pytest.raises(replayring.ServerUnavailableError):
+            buffer.add_episode(episode(2), timeout=1)
+        assert shard_of(buffer.add_episode(episode(2)).index) == 1 - home
+        shards.revive(home)
+        eventually(
+            lambda: shard_of(buffer.add_episode(episode(2)).index) == home, "it is added to again"
+        )
+
+
 def test_while_one_is_away_calls_are_about_the_other(shards: Shards) -> None:
     with connect(shards, timeout=20) as client:
         buffer = client.create_buffer("b", SPEC, 10_000)

@@ -61,13 +61,16 @@ A shard that is lost
     with the others and take it back when it answers. `info`, `buffers`, `status`, `read_columns`,
     positions and `latest` are about the shards that can be reached. What is asked of one shard
     alone (a frame by `index`, a writer's episode) waits for it, up to the timeout. When all are
-    away, everything waits as it does for one server.
+    away, or those that are not lack the buffer, everything waits as it does for one server.
 
     A shard that came back without its files has no buffer until somebody calls `create_buffer`
     again. Until then all these leave it out as one that is away, and so do new writers and
     `add_episode` once this is known; its own writers are told with `NotFoundError`. `info` says
-    which of the two it is, in `missing`. `ShardedClient.buffer` raises `NotFoundError`: a server
-    that does not belong to the others is not to be taken for one of them.
+    which of the two it is, in `missing`. When all lack it, `NotFoundError` says so. What was drawn
+    of the buffer before is given to nobody once it is known to be gone, or to be another one now:
+    `index` begins anew in that. One that is made anew with another spec is refused with
+    `InvalidSpecError`. `ShardedClient.buffer` raises `NotFoundError`: a server that does not belong
+    to the others is not to be taken for one of them.
 
 Parameters
     `publish` goes to all shards that can be reached, under one number that is above all before it:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from replayring._replies import Arrays
 from replayring._same_host import FileReads
 from replayring._sampling import Sampling
+from replayring.sharded._form import Form
 from replayring.sharded._mixing import Block
 from replayring.sharded._numbers import to_all
 from replayring.sharded._shard import Shard
@@ -15,17 +16,22 @@ from replayring_proto.spec import INDEX
 from replayring_proto.v1 import replay_pb2
 
 
-def from_reply(shard: Shard, arrays: Arrays, rest: bytes, born: int = 0) -> Block:
+def from_reply(
+    shard: Shard, form: Form, arrays: Arrays, rest: bytes, born: int = 0, life: object = None
+) -> Block:
     """Returns what a server drew; a block of no frames if it says that none is eligible.
 
     Args:
         shard: the server.
+        form: what is to come.
         arrays: what came, in whose place its numbers over all shards are put.
         rest: the other fields of the reply, encoded.
         born: the batch that is being made.
+        life: of the buffer there.
 
     Raises:
         MalformedMessageError: the server is too old to count eligible frames.
+        InvalidSpecError: it came from a buffer of another spec.
     """
     reply = parse(replay_pb2.SampleBatchResponse, rest)
     frames = len(arrays[INDEX])
@@ -33,8 +39,8 @@ def from_reply(shard: Shard, arrays: Arrays, rest: bytes, born: int = 0) -> Bloc
         raise MalformedMessageError(
             f"the server at {shard.name} does not count eligible frames; update it"
         )
-    to_all(arrays, shard.number)
-    return Block(arrays, frames, reply.eligible_frames, reply.next_index, born)
+    to_all(form.check(shard, arrays), shard.number)
+    return Block(arrays, frames, reply.eligible_frames, reply.next_index, born, life)
 
 
 def from_files(
@@ -44,6 +50,7 @@ def from_files(
     sampler: UniformSampler,
     units: int = 1,
     born: int = 0,
+    life: object = None,
 ) -> Block:
     """Draws from a server's files; returns a block of no frames if none is eligible.
 
@@ -54,11 +61,12 @@ def from_files(
         sampler: draws units, one after the other.
         units: how many to draw together.
         born: the batch that is being made.
+        life: of the buffer there.
     """
     next_index = reads.next_index()
     arrays = reads.draw(sampling, sampler, units)
     if arrays is None:
-        return Block({}, 0, 0, next_index, born)
+        return Block({}, 0, 0, next_index, born, life)
     frames = len(arrays[INDEX])
     to_all(arrays, shard.number)
-    return Block(arrays, frames, sampler.eligible or 0, next_index, born)
+    return Block(arrays, frames, sampler.eligible or 0, next_index, born, life)

@@ -12,14 +12,16 @@ from typing import Protocol
 from replayring._background import Background, Guard
 from replayring._channel import Stub
 from replayring._patience import LASTING_SECONDS, LOCKED_OUT, passing
-from replayring._replies import Arrays, read_pack
+from replayring._replies import Arrays, next_reply, read_pack
 from replayring._same_host import FileReads
 from replayring._sampling import Sampling
 from replayring.sharded._drawn import from_files, from_reply
+from replayring.sharded._form import Form
 from replayring.sharded._mixing import Block
 from replayring.sharded._part import Part
 from replayring.sharded._waiting import SILENT_SECONDS
 from replayring_proto.errors import DeadlineError, NotFoundError, ReplayRingError
+from replayring_proto.messages import info_from_message, parse
 from replayring_proto.ring import UniformSampler
 from replayring_proto.v1 import replay_pb2
 
@@ -94,6 +96,7 @@ class WireFeed(Background):
         self.seen = 0
         self.failure: ReplayRingError | None = None
         self._sampling = sampling
+        self._form = Form.of_view(sampling.buffer, part.buffer.spec, sampling.query.view)
         self._wanted = 0
         self._batch = 0
         self._counted_since = 0.0
@@ -170,16 +173,28 @@ class WireFeed(Background):
             requests.put(first.SerializeToString())
             self._requests = requests
         try:
+            self._look(stub)
+            life = self.part.life  # another buffer ends the call
             with stub.converse(_METHOD, iter(requests.get, None), LASTING_SECONDS) as call:
                 for message in call:
-                    self._deliver(*read_pack(message, call, self._caller.max_reply_bytes))
+                    self._deliver(life, *read_pack(message, call, self._caller.max_reply_bytes))
         finally:
             with self._lock:
                 self._requests, self._asked, self._since = None, 0, None
             requests.put(None)
 
-    def _deliver(self, arrays: Arrays, rest: bytes) -> None:
-        block = from_reply(self.part.shard, arrays, rest, self._batch)
+    def _look(self, stub: Stub) -> None:
+        """Looks at what the shard has, if it may be another buffer."""
+        if not self.part.doubtful:
+            return
+        request = replay_pb2.GetBufferRequest(name=self._sampling.buffer).SerializeToString()
+        # Not by `ask`, whose result is another error when it is cancelled.
+        with stub.fetch("GetBuffer", request, LASTING_SECONDS) as call:
+            response = parse(replay_pb2.GetBufferResponse, next_reply(call))
+        self.part.know(info_from_message(response.buffer))
+
+    def _deliver(self, life: object, arrays: Arrays, rest: bytes) -> None:
+        block = from_reply(self.part.shard, self._form, arrays, rest, self._batch, life)
         frames = block.frames
         self.part.note(None)
         with self._lock:
@@ -229,24 +244,30 @@ class FileFeed:
         self._sampler: UniformSampler | None = None
         self._units = 1
         self._batch = 0
+        self._looked = False  # for the files, since it was aimed last
 
     def aim(self, frames: int, batch: int, since: float) -> None:
         # A seeded stream is to repeat itself, whatever else is wanted of it.
         unit = self._sampling.query.batch_size
         self._units = 1 if self._sampling.seed is not None else max(1, round(frames / unit))
         self._batch = batch
+        self._looked = False
 
     def poll(self) -> None:
-        if self.blocks:
+        if self.blocks and self._looked:
             return
+        self._looked, life = True, self.part.life
         reads = self._reads()
         if reads is None:
             self.gone = True
             return
+        if self.blocks:
+            return
         if self._sampler is None:
             self._sampler = reads.sampler(self._sampling)
         block = from_files(
-            self.part.shard, reads, self._sampling, self._sampler, self._units, self._batch
+            *(self.part.shard, reads, self._sampling, self._sampler, self._units),
+            *(self._batch, life),
         )
         self.seen, self.empty = block.next_index, not block.frames
         if block.frames:

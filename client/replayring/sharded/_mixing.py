@@ -42,6 +42,7 @@ class Block:
         eligible: how many frames were eligible when they were drawn; above zero.
         next_index: how many had ever been added by then.
         born: the batch that was being made when the block came.
+        life: stands for the buffer that it was drawn from; see `Part`.
         used: how many of its frames are taken.
     """
 
@@ -50,6 +51,7 @@ class Block:
     eligible: int
     next_index: int
     born: int = 0
+    life: object = None
     used: int = 0
 
     @property

@@ -17,6 +17,7 @@ from replayring._patience import LOCKED_OUT, Patience, passing
 from replayring._replies import Arrays
 from replayring._sampling import Sampling, draw
 from replayring.sharded._drawn import from_files, from_reply
+from replayring.sharded._form import Form
 from replayring.sharded._mixing import Block, Mixture
 from replayring.sharded._part import Part
 from replayring.sharded._shard import Shard, ask_all
@@ -74,6 +75,7 @@ class OneBatch:
         self._sampling = sampling
         self._waiting = waiting
         self._eligible = eligible if sampling.seed is None else Eligible()
+        self._form = Form.of_view(sampling.buffer, parts[0].buffer.spec, sampling.query.view)
         self._rng = np.random.default_rng(sampling.seed)
         self._mixture = Mixture(sampling.query.batch_size)
         self._heads: dict[int, Block] = {}
@@ -163,9 +165,10 @@ class OneBatch:
         reads = part.buffer._files_for(sampling.query.view, frames)
         if reads is not None:
             return from_files(part.shard, reads, sampling, reads.sampler(sampling))
+        part.find(seconds)
         caller = part.shard.hasty._caller
         patience = caller.patience(f"sampling from {sampling.buffer!r}", seconds)
-        return from_reply(part.shard, *draw(caller, sampling, patience))
+        return from_reply(part.shard, self._form, *draw(caller, sampling, patience))
 
     def _unit(self, part: Part, frames: int) -> Sampling:
         seed = self._sampling.seed

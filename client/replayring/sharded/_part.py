@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from replayring._patience import passing
 from replayring._same_host import Place
 from replayring.buffer import Buffer
 from replayring.client import Client
 from replayring.sharded._shard import Shard
 from replayring_proto.errors import InvalidSpecError, NotFoundError, ReplayRingError
+from replayring_proto.messages import BufferInfo
 from replayring_proto.spec import BufferSpec
 
 
@@ -53,13 +55,20 @@ class Creation:
                 timeout=timeout,
             )
         buffer = client.buffer(self.name, timeout=timeout)
-        if buffer.spec != spec:
-            raise InvalidSpecError(
-                f"buffer {self.name!r} at {client.address} is not as on the other shards; delete "
-                "it where it is not as it should be: it has "
-                f"{buffer.spec.differences(spec, 'elsewhere')}"
-            )
+        self.check(client.address, buffer.spec)
         return buffer
+
+    def check(self, shard: str, spec: BufferSpec) -> None:
+        """Checks the spec that the buffer has at a shard.
+
+        Raises:
+            InvalidSpecError: it is another one than `share`.
+        """
+        if spec != self.share:
+            raise InvalidSpecError(
+                f"buffer {self.name!r} at {shard} is not as on the other shards; delete it where "
+                f"it is not as it should be: it has {spec.differences(self.share, 'elsewhere')}"
+            )
 
 
 class Part:
@@ -71,6 +80,9 @@ class Part:
         hasty: the same, by the shard's hasty client.
         is_open: whether the buffer was there once.
         lacking: whether the shard said, when last asked, that it has no such buffer.
+        doubtful: whether another buffer may be there than the one that was looked at last.
+        life: stands for the buffer that is there. It is another object as soon as it is known that
+            the buffer is gone, or another one in its place, whose `index` begins anew.
     """
 
     def __init__(self, shard: Shard, creation: Creation, spec: BufferSpec) -> None:
@@ -79,8 +91,11 @@ class Part:
         self.hasty = Buffer(shard.hasty, creation.name, spec)
         self._creation = creation
         self._place: Place | None = None
+        self._buffer_id: str | None = None
         self.is_open = False
         self.lacking = False
+        self.doubtful = True
+        self.life = object()
 
     @property
     def serves(self) -> bool:
@@ -101,14 +116,26 @@ class Part:
         """Knows that the buffer exists, from whoever has opened it."""
         name, spec = self.buffer.name, self.buffer.spec
         self._place = place
+        self._buffer_id = place.buffer_id if place else None
         self.buffer = Buffer(self.shard.client, name, spec, place)
         self.hasty = Buffer(self.shard.hasty, name, spec, place)
         self.is_open = True
 
     def note(self, failure: ReplayRingError | None) -> None:
         """Knows whether the shard has the buffer from what it answered; None for no failure."""
-        if failure is None or isinstance(failure, NotFoundError):
-            self.lacking = failure is not None
+        if failure is None:
+            self.lacking = False
+        elif isinstance(failure, NotFoundError):
+            self.end_life()
+            self.lacking = True
+        elif passing(failure):
+            self.doubtful = True
+
+    def end_life(self) -> None:
+        """Knows that the buffer is gone, and that one which is found there later is another."""
+        if not self.lacking:
+            self.life = object()
+        self.doubtful = True
 
     def open(self, client: Client, timeout: float | None) -> None:
         """Makes sure that the buffer was there once; asks the shard only until it was.
@@ -118,3 +145,38 @@ class Part:
         """
         if not self.is_open:
             self.take(self._creation.open(client, timeout)._place)
+
+    def find(self, timeout: float | None) -> None:
+        """Makes sure that what is there is fit to be read; asks if it may be another buffer.
+
+        Raises:
+            ReplayRingError: as `look`.
+        """
+        self.open(self.shard.hasty, timeout)
+        if self.doubtful:
+            self.look(timeout)
+
+    def look(self, timeout: float | None) -> BufferInfo:
+        """Asks the shard what it has, by its hasty client.
+
+        Raises:
+            NotFoundError: it has no such buffer any more.
+            InvalidSpecError: it has one that is not as on the other shards.
+            ReplayRingError: it cannot be asked.
+        """
+        self.open(self.shard.hasty, timeout)
+        info = self.hasty.info(timeout=timeout)
+        self.know(info)
+        return info
+
+    def know(self, info: BufferInfo) -> None:
+        """Knows what the shard has.
+
+        Raises:
+            InvalidSpecError: it is not as on the other shards.
+        """
+        self._creation.check(self.shard.name, info.spec)
+        if self._buffer_id not in (None, info.buffer_id):
+            self.life = object()
+        self._buffer_id = info.buffer_id
+        self.lacking = self.doubtful = False

@@ -51,10 +51,16 @@ class Waiting:
 
     def overdue(self, patience: Patience, out: Out) -> ReplayRingError:
         """Returns the error for a batch whose time is up."""
-        all_out = len(out) == len(self._parts)
-        part = next(iter(out)) if all_out else self._parts[0]
-        trouble = out[part] if all_out else None
-        return part.shard.client._caller.overdue(patience, trouble, self._explanation)
+        # One that serves, else one that is away, which may be what is waited for.
+        part = min(self._parts, key=lambda part: self._hopelessness(part, out))
+        return part.shard.client._caller.overdue(patience, out.get(part), self._explanation)
+
+    @staticmethod
+    def _hopelessness(part: Part, out: Out) -> int:
+        trouble = out.get(part)
+        if part.lacking or (trouble is not None and not passing(trouble)):
+            return 2
+        return 1 if part in out or part.shard.lost else 0
 
     def _explanation(self) -> str:
         return self._sampling.waiting(f"{self._frames_held(SILENT_SECONDS):,}")

@@ -20,12 +20,13 @@ from replayring._sampling import Sampling
 from replayring._spill import note_shard
 from replayring.buffer import Buffer, Indices, natural, sampling_of, whole_numbers
 from replayring.sharded import infos
+from replayring.sharded._form import Form
 from replayring.sharded._homes import home_of, new_identity, of_spill, present_home
 from replayring.sharded._moving import MovingSender
 from replayring.sharded._numbers import acknowledged_at, apart, shard_of, to_all
 from replayring.sharded._one_batch import Eligible, OneBatch
 from replayring.sharded._part import Creation, Part
-from replayring.sharded._shard import Shard, ask_all, ask_present, raise_first
+from replayring.sharded._shard import AWAY, Shard, ask_all, ask_present, raise_first
 from replayring.sharded._waiting import Waiting
 from replayring.sharded.stream import ShardedStream
 from replayring.writer import DEFAULT_IN_FLIGHT_BYTES, DEFAULT_SPILL_BYTES, Writer
@@ -34,6 +35,7 @@ from replayring_proto.errors import (
     InvalidRequestError,
     NotFoundError,
     ReplayRingError,
+    ServerUnavailableError,
 )
 from replayring_proto.messages import BufferInfo
 from replayring_proto.query import Offsets, View
@@ -94,11 +96,10 @@ class ShardedBuffer:
         """Returns sums over the shards that can be reached and have it, and what each says.
 
         Raises:
-            NotFoundError: the buffer was deleted: no shard that can be reached has it.
+            NotFoundError: the buffer was deleted: no shard has it.
+            ServerUnavailableError: no shard that has it could be reached in time.
         """
-        found, lacking = self._answers(
-            "asking for", timeout, lambda part, left: part.hasty.info(timeout=left)
-        )
+        found, lacking = self._answers("asking for", timeout, lambda part, left: part.look(left))
         by_name = {part.shard.name: info for part, info in found.items()}
         without = [part.shard.name for part in lacking]
         return infos.total(self.client.shards, self.spec, by_name, without)
@@ -294,11 +295,11 @@ class ShardedBuffer:
         }
         if positions is not None and indices is None:
             at = np.array(whole_numbers(positions, "positions"), np.int64)
-            return self._gather("positions", *self._at(at, patience), options, patience)
+            return self._gather("positions", *self._at(at, patience), view, options, patience)
         if indices is not None and positions is None:
             wanted = np.array(natural(indices), np.int64)
             self._check_shards(wanted)
-            return self._gather("indices", *apart(wanted), options, patience)
+            return self._gather("indices", *apart(wanted), view, options, patience)
         raise InvalidRequestError("give either positions or indices, and not both")
 
     def read_columns(self, keys: Iterable[str], *, timeout: float | None = None) -> Arrays:
@@ -307,21 +308,20 @@ class ShardedBuffer:
         See `Buffer.read_columns`. Each shard's part is of one moment.
         """
         names = keys if isinstance(keys, str) else list(keys)
-        asked = self._ask(
-            "reading columns of",
-            timeout,
-            lambda part, left: to_all(
-                part.hasty.read_columns(names, timeout=left), part.shard.number
-            ),
-        )
-        columns = list(asked.values())
+
+        def read(part: Part, left: float) -> Arrays:
+            if not part.near:
+                part.find(left)
+            arrays = part.hasty.read_columns(names, timeout=left)
+            form = Form.of_columns(self.name, map(self.spec.column, arrays))
+            return to_all(form.check(part.shard, arrays), part.shard.number)
+
+        columns = list(self._ask("reading columns of", timeout, read).values())
         return {key: np.concatenate([one[key] for one in columns]) for key in columns[0]}
 
     def _at(self, positions: Numbers, patience: Patience) -> tuple[Numbers, Numbers]:
         """Returns the shard that each position is on, and the position there."""
-        asked = self._ask(
-            "asking for", patience.remaining(), lambda part, left: part.hasty.info(timeout=left)
-        )
+        asked = self._ask("asking for", patience.remaining(), lambda part, left: part.look(left))
         ends = np.cumsum([info.num_frames for info in asked.values()])
         count = int(ends[-1])
         outside = (positions < -count) | (positions >= count)
@@ -351,6 +351,7 @@ class ShardedBuffer:
         which: str,
         shards: Numbers,
         numbers: Numbers,
+        view: View,
         options: dict[str, Any],
         patience: Patience,
     ) -> Arrays:
@@ -358,12 +359,13 @@ class ShardedBuffer:
         asked = np.unique(shards).tolist()
         places = {number: np.flatnonzero(shards == number) for number in asked}
         left = max(patience.remaining(), 0.001)
+        form = Form.of_view(self.name, self._creation.share, view)
 
         def ask(shard: Shard) -> Arrays:
             wanted: Any = numbers[places[shard.number]]
             buffer = self._parts[shard.number].buffer
             found = buffer.get(**options, **{which: wanted}, timeout=left)
-            return to_all(found, shard.number)
+            return to_all(form.check(shard, found), shard.number)
 
         found = ask_all([self._parts[number].shard for number in asked], ask)
         raise_first(found)
@@ -382,10 +384,9 @@ class ShardedBuffer:
         process, identity = self._identity
         if process != os.getpid():
             process, identity = self._identity = (os.getpid(), new_writer_id())
+        self._look_out()
         part = present_home(self._parts, identity)
         part.open(part.shard.client, timeout)
-        if part.shard.lost:
-            part.shard.look_out()
         relabel = partial(acknowledged_at, part.shard.number)
         try:
             return [relabel(one) for one in add(part.buffer)]
@@ -394,11 +395,18 @@ class ShardedBuffer:
             error.acknowledged = [relabel(one) for one in error.acknowledged]
             raise
 
+    def _look_out(self) -> None:
+        """Has lost shards looked at: who only adds would never hear that they are back."""
+        for part in self._parts:
+            if part.shard.lost:
+                part.shard.look_out()
+
     def _home(
         self, writer_id: str | None, spill_dir: str | os.PathLike[str] | None
     ) -> tuple[Part, str]:
         if writer_id is not None:
             check_name(writer_id, "writer_id")
+        self._look_out()
         if spill_dir is not None:
             return of_spill(self._parts, Path(spill_dir).absolute(), writer_id)
         identity = writer_id or new_identity(self._parts)
@@ -413,36 +421,60 @@ class ShardedBuffer:
     def _answers(
         self, what: str, timeout: float | None, ask: Callable[[Part, float], T]
     ) -> tuple[dict[Part, T], list[Part]]:
-        """Asks all shards that can be reached.
+        """Asks all shards that can be reached, waiting while those lack it and others are away.
 
         Returns:
             The answers of those that have the buffer, at least one, and those that lack it; both in
             the order of shards.
 
         Raises:
-            NotFoundError: all of them lack it.
+            NotFoundError: all shards lack it.
+            ServerUnavailableError: none that has it could be reached in time.
         """
-        lacking: dict[Shard, NotFoundError] = {}
+        patience = self._patience(f"{what} {self.name!r}", timeout)
+        while True:
+            answers, lacking = self._answers_now(ask, patience)
+            found = {part: answer for part, answer in answers.items() if answer is not None}
+            if found:
+                return found, [part for part in answers if part not in found]
+            if len(lacking) == len(self._parts):
+                raise lacking[self._parts[0]]
+            if not patience.wait(self.client._shards[0].client._channel):
+                away = [part.shard.name for part in self._parts if part not in lacking]
+                raise ServerUnavailableError(
+                    f"{patience.what}: {', '.join(away)} could not be reached within "
+                    f"{patience.timeout:g} s, and may have it; no other shard has it any more. "
+                    "Start it, or give it more time"
+                )
+
+    def _answers_now(
+        self, ask: Callable[[Part, float], T], patience: Patience
+    ) -> tuple[dict[Part, T | None], dict[Part, NotFoundError]]:
+        """Asks all shards that can be reached, at least one.
+
+        Returns:
+            Their answers in the order of shards, None of those that lack the buffer; and what these
+            said.
+        """
+        lacking: dict[Part, NotFoundError] = {}
 
         def ask_one(shard: Shard, left: float) -> T | None:
             part = self._parts[shard.number]
             try:
-                part.open(shard.hasty, left)
                 answer = ask(part, left)
             except NotFoundError as error:
                 part.note(error)
-                lacking[shard] = error
+                lacking[part] = error
                 return None
+            except AWAY as error:
+                part.note(error)
+                raise
             part.note(None)
             return answer
 
-        patience = self._patience(f"{what} {self.name!r}", timeout)
         told = ask_present(self.client._shards, ask_one, patience)
         answers = {self._parts[s.number]: told[s] for s in self.client._shards if s in told}
-        found = {part: answer for part, answer in answers.items() if answer is not None}
-        if not found:
-            raise next(iter(lacking.values()))
-        return found, [part for part in answers if part not in found]
+        return answers, lacking
 
     def _patience(self, what: str, timeout: float | None) -> Patience:
         return self.client._patience(what, timeout)

@@ -75,6 +75,7 @@ class ShardedStream(SampleStream):
         self._oldest_age = oldest if sampling.seed is None else math.inf
         self._batch = 0
         self._mixture = self._begun()
+        self._lives = [part.life for part in parts]
         self._ready: deque[tuple[Arrays, dict[int, int]]] = deque()  # and what each shows
         self._next_index: int | None = None
         self._known = [0] * len(parts)  # eligible frames of each shard, as it said last
@@ -99,6 +100,7 @@ class ShardedStream(SampleStream):
             self._await_frames(patience)
         with self._lock:
             self._check_open()
+            self._forget_the_gone()
             if not self._ready:
                 self._mix(patience)
             self._batch += 1
@@ -150,10 +152,19 @@ class ShardedStream(SampleStream):
     def _begun(self) -> Mixture:
         return Mixture(self._sampling.query.batch_size, self._group)
 
+    def _forget_the_gone(self) -> None:
+        """Begins anew if a buffer is gone: its frames are nobody's, or have others' `index` now."""
+        lives = [part.life for part in self._parts]
+        if lives != self._lives:
+            self._lives = lives
+            self._ready.clear()
+            self._mixture = self._begun()
+
     def _mix(self, patience: Patience) -> None:
         """Waits for frames, and has more batches ready."""
         while not self._fill():
             self._check()
+            self._forget_the_gone()
             seconds = min(patience.remaining(), _POLL_SECONDS)
             if not seconds:
                 raise self._waiting.overdue(patience, self._out())
@@ -203,6 +214,7 @@ class ShardedStream(SampleStream):
     def _go_over_wire(self, place: int) -> None:
         """Has a shard whose files are gone asked from now on, by a feed in the place of theirs."""
         part = self._parts[place]
+        part.end_life()
         _LOGGER.warning(
             "the files of buffer %r at %s are gone; its frames come over the wire from now on",
             part.buffer.name,
@@ -216,11 +228,12 @@ class ShardedStream(SampleStream):
             feed.end()
 
     def _drop_old(self, feed: Feed) -> None:
-        """Throws away blocks that are used up, or say what was long ago."""
+        """Throws away blocks that are used up, say what was long ago, or are of what is gone."""
         blocks = feed.blocks
         while blocks:
             age = self._batch - blocks[0].born
-            if blocks[0].left and age <= self._oldest_age / (1 if len(blocks) == 1 else 2):
+            young = age <= self._oldest_age / (1 if len(blocks) == 1 else 2)
+            if blocks[0].left and young and blocks[0].life is feed.part.life:
                 return
             blocks.popleft()
 

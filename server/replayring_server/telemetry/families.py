@@ -196,7 +196,8 @@ _BUFFER: _Metrics[BufferStatus] = (
     _Metric(
         "buffer_batches_sampled",
         Kind.COUNTER,
-        f"Batches that the server drew. {_NOT_FROM_FILES}",
+        "Batches that the server drew; for learners over shards blocks, several of which make a "
+        f"batch. {_NOT_FROM_FILES}",
         lambda b: b.batches_sampled,
     ),
     _Metric(
