@@ -109,7 +109,7 @@ class Diagnostics:
                 if self._stopping:
                     raise stopping()
                 async for reply in answering(requests, context):
-                    await context.write(reply)
+                    await stream.write(context, reply)
             return
         except ReplayRingError as error:
             status = to_status(error)
@@ -133,13 +133,30 @@ class _Stream:
 
     def __init__(self) -> None:
         self._task = asyncio.current_task()
+        self._writing = False
         self.ended_with: ReplayRingError | None = None
 
+    async def write(self, context: Context, reply: Any) -> None:
+        """Sends a reply.
+
+        Raises:
+            ReplayRingError: the stream was ended meanwhile.
+        """
+        self._writing = True
+        await context.write(reply)
+        self._writing = False
+        if self.ended_with is not None:
+            raise self.ended_with
+
     def end(self, error: ReplayRingError) -> None:
-        """Ends it where it waits; its peer gets `error`."""
+        """Ends it where it waits, or when the reply on its way is sent; its peer gets `error`.
+
+        Before that gRPC takes no status, and the call would never end.
+        """
         if self.ended_with is None and self._task is not None:
             self.ended_with = error
-            self._task.cancel()
+            if not self._writing:
+                self._task.cancel()
 
 
 class _Lasting(grpc.GenericRpcHandler):
