@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
-from replayring_proto.errors import InvalidRequestError
+import numpy as np
+import numpy.typing as npt
+
+from replayring_proto.errors import FrameNotFoundError, InvalidRequestError
 from replayring_proto.spec import real
+
+Indices = Sequence[int] | npt.NDArray[np.integer[Any]]
+
+_INT64 = np.iinfo(np.int64)
 
 
 def whole(value: Any, what: str, low: int, high: int | None = None) -> int:
@@ -73,6 +81,43 @@ def as_buffer(value: Any) -> Any:
             "returns"
         )
     return value
+
+
+def whole_numbers(values: Indices, what: str) -> list[int]:
+    """Returns integers that fit 64 bits, at least one."""
+    array = np.asarray(values)
+    flat = array.ndim == 1 and array.dtype.kind in "iu"
+    numbers: list[int] = array.tolist() if flat else _large_integers(values)
+    if not numbers:
+        raise InvalidRequestError(
+            f"{what} must be a sequence of at least one integer, received an array of shape "
+            f"{array.shape} and dtype {array.dtype}"
+        )
+    if max(numbers) > _INT64.max or min(numbers) < _INT64.min:
+        beyond = next(one for one in numbers if not _INT64.min <= one <= _INT64.max)
+        raise FrameNotFoundError(f"there is no frame {beyond}: no buffer is that large")
+    return numbers
+
+
+def _large_integers(values: Any) -> list[int]:
+    """Returns integers of which numpy made floats or objects, since some are beyond 64 bits.
+
+    An empty list stands for anything else than a flat sequence of integers.
+    """
+    listed = np.asarray(values, object)
+    if listed.ndim != 1 or any(
+        isinstance(one, bool) or not isinstance(one, (int, np.integer)) for one in listed
+    ):
+        return []
+    return [int(one) for one in listed]
+
+
+def natural(values: Indices) -> list[int]:
+    """Returns integers that may be values of `index`, at least one."""
+    numbers = whole_numbers(values, "indices")
+    if min(numbers) < 0:
+        raise FrameNotFoundError(f"there is no frame with `index` {min(numbers)}: they start at 0")
+    return numbers
 
 
 def _is_bool(value: Any) -> bool:

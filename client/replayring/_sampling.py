@@ -10,17 +10,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
+from typing import Any
 
+from replayring._arguments import whole
 from replayring._background import Background
 from replayring._calls import Caller
 from replayring._channel import Stub
 from replayring._conversations import Conversation
 from replayring._patience import LASTING_SECONDS, Patience
 from replayring._replies import Arrays, read_pack
-from replayring_proto.errors import ClosedError, MalformedMessageError, ReplayRingError
+from replayring_proto.errors import (
+    ClosedError,
+    LimitExceededError,
+    MalformedMessageError,
+    ReplayRingError,
+)
+from replayring_proto.limits import ServerLimits
 from replayring_proto.messages import parse, view_to_message
-from replayring_proto.query import SampleQuery
-from replayring_proto.spec import INDEX
+from replayring_proto.query import SampleQuery, View
+from replayring_proto.spec import INDEX, BufferSpec
 from replayring_proto.v1 import replay_pb2
 
 __all__ = ["SampleStream"]
@@ -99,6 +107,54 @@ class Sampling:
             f"an episode longer than drop_n_last_frames={self.query.drop_n_last_frames}: add "
             "episodes, ask for fewer, or raise timeout"
         )
+
+
+def sampling_of(
+    name: str,
+    spec: BufferSpec,
+    batch_size: int,
+    view: View,
+    drop: int,
+    min_frames: int,
+    seed: int | None,
+    shards: int = 1,
+) -> Sampling:
+    """Returns what a caller of `sample` wants of a buffer, checked against its spec.
+
+    Args:
+        name: the buffer's name.
+        spec: its spec, or that of each shard.
+        batch_size: as for `Buffer.sample`, like the rest.
+        view: how frames should look.
+        drop: `drop_n_last_frames`.
+        min_frames: as there, over all shards.
+        seed: as there.
+        shards: how many hold a buffer of that spec.
+    """
+    query = SampleQuery(
+        _batch_size(batch_size),
+        view,
+        whole(drop, "drop_n_last_frames", 0),
+    )
+    query.check(spec)
+    return Sampling(
+        name,
+        query,
+        whole(min_frames, "min_frames", 0, spec.capacity * shards),
+        None if seed is None else whole(seed, "seed", 0, (1 << 64) - 1),
+    )
+
+
+def _batch_size(value: Any) -> int:
+    """Returns a batch size that a request can carry; how large it may be, the server knows."""
+    size = whole(value, "batch_size", 1)
+    if size >= 1 << 32:
+        raise LimitExceededError(
+            f"frames asked for at once: received {size:,}, the limit is "
+            f"{ServerLimits.max_batch_size:,}, where the server's owner did not change it; ask for "
+            "fewer"
+        )
+    return size
 
 
 def sample(caller: Caller, sampling: Sampling, timeout: float | None) -> Arrays:

@@ -8,26 +8,20 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from replayring._adding import Acknowledgement, Adder
-from replayring._arguments import whole
+from replayring._arguments import Indices, natural, whole, whole_numbers
 from replayring._replies import Arrays
 from replayring._same_host import FileReads, FileStream, Place, find
-from replayring._sampling import SampleStream, Sampling, WireStream, sample
+from replayring._sampling import SampleStream, WireStream, sample, sampling_of
 from replayring.writer import DEFAULT_IN_FLIGHT_BYTES, DEFAULT_SPILL_BYTES, Writer
 from replayring_proto.episode import check_episode, split_episodes
 from replayring_proto.errors import (
-    FrameNotFoundError,
     InvalidEpisodeError,
     InvalidRequestError,
     InvalidSpecError,
-    LimitExceededError,
 )
-from replayring_proto.limits import ServerLimits
 from replayring_proto.messages import BufferInfo, info_from_message, view_to_message
-from replayring_proto.query import Offsets, SampleQuery, View
+from replayring_proto.query import Offsets, View
 from replayring_proto.spec import BufferSpec
 from replayring_proto.v1 import replay_pb2
 
@@ -35,10 +29,6 @@ if TYPE_CHECKING:
     from replayring.client import Client
 
 __all__ = ["Buffer"]
-
-Indices = Sequence[int] | npt.NDArray[np.integer[Any]]
-
-_INT64 = np.iinfo(np.int64)
 
 
 class Buffer:
@@ -387,88 +377,3 @@ class Buffer:
         if adder is None:  # of threads that come at once, one sets it for all
             adder = self._adders.setdefault(process, Adder(self._caller, self.name))
         return adder.add(episodes, timeout)
-
-
-def sampling_of(
-    name: str,
-    spec: BufferSpec,
-    batch_size: int,
-    view: View,
-    drop: int,
-    min_frames: int,
-    seed: int | None,
-    shards: int = 1,
-) -> Sampling:
-    """Returns what a caller of `sample` wants of a buffer, checked against its spec.
-
-    Args:
-        name: the buffer's name.
-        spec: its spec, or that of each shard.
-        batch_size: as for `Buffer.sample`, like the rest.
-        view: how frames should look.
-        drop: `drop_n_last_frames`.
-        min_frames: as there, over all shards.
-        seed: as there.
-        shards: how many hold a buffer of that spec.
-    """
-    query = SampleQuery(
-        _batch_size(batch_size),
-        view,
-        whole(drop, "drop_n_last_frames", 0),
-    )
-    query.check(spec)
-    return Sampling(
-        name,
-        query,
-        whole(min_frames, "min_frames", 0, spec.capacity * shards),
-        None if seed is None else whole(seed, "seed", 0, (1 << 64) - 1),
-    )
-
-
-def _batch_size(value: Any) -> int:
-    """Returns a batch size that a request can carry; how large it may be, the server knows."""
-    size = whole(value, "batch_size", 1)
-    if size >= 1 << 32:
-        raise LimitExceededError(
-            f"frames asked for at once: received {size:,}, the limit is "
-            f"{ServerLimits.max_batch_size:,}, where the server's owner did not change it; ask for "
-            "fewer"
-        )
-    return size
-
-
-def whole_numbers(values: Indices, what: str) -> list[int]:
-    """Returns integers that fit 64 bits, at least one."""
-    array = np.asarray(values)
-    flat = array.ndim == 1 and array.dtype.kind in "iu"
-    numbers: list[int] = array.tolist() if flat else _large_integers(values)
-    if not numbers:
-        raise InvalidRequestError(
-            f"{what} must be a sequence of at least one integer, received an array of shape "
-            f"{array.shape} and dtype {array.dtype}"
-        )
-    if max(numbers) > _INT64.max or min(numbers) < _INT64.min:
-        beyond = next(one for one in numbers if not _INT64.min <= one <= _INT64.max)
-        raise FrameNotFoundError(f"there is no frame {beyond}: no buffer is that large")
-    return numbers
-
-
-def _large_integers(values: Any) -> list[int]:
-    """Returns integers of which numpy made floats or objects, since some are beyond 64 bits.
-
-    An empty list stands for anything else than a flat sequence of integers.
-    """
-    listed = np.asarray(values, object)
-    if listed.ndim != 1 or any(
-        isinstance(one, bool) or not isinstance(one, (int, np.integer)) for one in listed
-    ):
-        return []
-    return [int(one) for one in listed]
-
-
-def natural(values: Indices) -> list[int]:
-    """Returns integers that may be values of `index`, at least one."""
-    numbers = whole_numbers(values, "indices")
-    if min(numbers) < 0:
-        raise FrameNotFoundError(f"there is no frame with `index` {min(numbers)}: they start at 0")
-    return numbers

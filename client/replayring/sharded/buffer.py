@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from replayring._adding import Acknowledgement, new_writer_id
-from replayring._arguments import seconds, whole
+from replayring._arguments import Indices, natural, seconds, whole, whole_numbers
 from replayring._patience import Patience
 from replayring._replies import Arrays
 from replayring._same_host import Place
-from replayring._sampling import Sampling
+from replayring._sampling import Sampling, sampling_of
 from replayring._spill import note_shard
-from replayring.buffer import Buffer, Indices, natural, sampling_of, whole_numbers
+from replayring.buffer import Buffer
 from replayring.sharded import infos
 from replayring.sharded._form import Form
 from replayring.sharded._homes import home_of, new_identity, of_spill, present_home
