@@ -18,6 +18,7 @@ from replayring_server.health import SERVICE as HEALTH
 from replayring_server.security.authorisation import Authorisation
 from replayring_server.service.boundary import SERVICE
 from replayring_server.service.calls import stopping
+from replayring_server.service.ending import Ending
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class Diagnostics:
         """
         self._handlers = list(handlers)
         self._authorisation = authorisation
-        self._streams: set[_Stream] = set()
+        self._streams: set[Ending] = set()
         self._stopping = False
 
     def handlers(self) -> list[grpc.GenericRpcHandler]:
@@ -96,67 +97,33 @@ class Diagnostics:
         """Ends all streams, now and from now on."""
         self._stopping = True
         for stream in self._streams:
-            stream.end(stopping())
+            stream.gently(stopping())
 
     async def _answer(
         self, method: str, answering: Answering, requests: AsyncIterator[Any], context: Context
     ) -> None:
-        stream = _Stream()
+        stream = Ending()
         self._streams.add(stream)
         metadata = context.invocation_metadata() or ()
         try:
-            with self._authorisation.admitted(method, metadata, stream.end):
+            with self._authorisation.admitted(method, metadata, stream.gently):
                 if self._stopping:
                     raise stopping()
                 async for reply in answering(requests, context):
                     await stream.write(context, reply)
+                    stream.check()
             return
         except ReplayRingError as error:
             status = to_status(error)
         except asyncio.CancelledError:
-            if stream.ended_with is None:
+            if stream.reason is None:
                 raise  # the caller cancelled, or its deadline passed
-            status = to_status(stream.ended_with)
+            status = to_status(stream.reason)
         finally:
             self._streams.discard(stream)
         code, message, trailing = status
         logger.info("%s from %s: %s: %s", method, context.peer(), code.name, message)
         await context.abort(code, message, trailing)
-
-
-class _Stream:
-    """A running stream, made by the task that answers it.
-
-    Attributes:
-        ended_with: why it was ended from outside, if it was.
-    """
-
-    def __init__(self) -> None:
-        self._task = asyncio.current_task()
-        self._writing = False
-        self.ended_with: ReplayRingError | None = None
-
-    async def write(self, context: Context, reply: Any) -> None:
-        """Sends a reply.
-
-        Raises:
-            ReplayRingError: the stream was ended meanwhile.
-        """
-        self._writing = True
-        await context.write(reply)
-        self._writing = False
-        if self.ended_with is not None:
-            raise self.ended_with
-
-    def end(self, error: ReplayRingError) -> None:
-        """Ends it where it waits, or when the reply on its way is sent; its peer gets `error`.
-
-        Before that gRPC takes no status, and the call would never end.
-        """
-        if self.ended_with is None and self._task is not None:
-            self.ended_with = error
-            if not self._writing:
-                self._task.cancel()
 
 
 class _Lasting(grpc.GenericRpcHandler):

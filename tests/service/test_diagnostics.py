@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import sys
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from replayring_proto.errors import InvalidRequestError, ServerUnavailableError
-from replayring_server.diagnostics import _Stream, handlers_of
+from replayring_proto.errors import InvalidRequestError
+from replayring_server.diagnostics import handlers_of
 from replayring_server.security.authorisation import DIAGNOSTIC, NEEDED
 from tests.certificates import READ, WRITE, token_file
 from tests.support import PATIENCE, ServerProcess
@@ -134,37 +133,6 @@ def test_streams_hold_up_no_server_that_stops(tmp_path: Path) -> None:
         assert server.stop() == 0
         with pytest.raises(Refused, match="the server is stopping"):
             stream.receive()
-
-
-def test_a_stream_that_is_ended_amid_a_reply_ends_once_that_is_sent() -> None:
-    """Before that gRPC takes no status: a call that was cancelled there never ended."""
-
-    class Slow:
-        def __init__(self) -> None:
-            self.begun, self.sent = asyncio.Event(), asyncio.Event()
-
-        async def write(self, _: object) -> None:
-            self.begun.set()
-            await self.sent.wait()
-
-    async def ended_amid(context: Slow) -> None:
-        streams: list[_Stream] = []
-
-        async def answer() -> None:
-            streams.append(_Stream())
-            await streams[0].write(context, b"a reply")
-
-        answering = asyncio.ensure_future(answer())
-        await context.begun.wait()
-        streams[0].end(ServerUnavailableError("so it is"))
-        context.sent.set()
-        with pytest.raises(ServerUnavailableError, match="so it is"):
-            await answering
-
-    async def run() -> None:
-        await asyncio.wait_for(ended_amid(Slow()), PATIENCE)
-
-    asyncio.run(run())
 
 
 @pytest.mark.parametrize("path", PATHS)

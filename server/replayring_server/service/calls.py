@@ -28,6 +28,7 @@ from replayring_proto.limits import TOGETHER_BYTES, ServerLimits, check_limit
 from replayring_server.allocator import give_back_freed_memory
 from replayring_server.engine import Buffer
 from replayring_server.service.budget import Budget, Hold
+from replayring_server.service.ending import Ending
 from replayring_server.tally import CallTally
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
@@ -53,7 +54,6 @@ class Call:
         hold: the memory that the call has taken for its pack; given back when the call ends.
         buffer: the buffer that it keeps from one request to the next, if it does.
         unwanted: says whether what is being sent is of no use any more.
-        ended_with: why the call was ended from outside, if it was.
         method: its method.
         outcome: name of the status code that it ended with.
     """
@@ -63,18 +63,15 @@ class Call:
         self.outcome = grpc.StatusCode.CANCELLED.name  # unless somebody gets to say otherwise
         self._calls = calls
         self._context = context
-        self._task: asyncio.Task[Any] | None = asyncio.current_task()
+        self._ending = Ending()
         self._begun = False
         self._owed = False
         self._moved = 0
-        self._writing = False
-        self._last_words: ReplayRingError | None = None
         self.idle = 0
         self.age = 0
         self.hold: Hold | None = None
         self.buffer: Buffer | None = None
         self.unwanted: Callable[[], bool] = lambda: False
-        self.ended_with: ReplayRingError | None = None
 
     async def request(self) -> bytes:
         """Returns the request of a call that has just one.
@@ -106,13 +103,10 @@ class Call:
     async def write(self, message: bytes) -> None:
         """Sends a reply, or a piece of one; returns when the peer's side has room for it."""
         with self._owing(True):
-            self._writing = True
-            await self._context.write(message)
-            self._writing = False
+            await self._ending.write(self._context, message)
         self._calls.tally.sent_bytes += len(message)
         self._count(len(message))
-        if self._last_words is not None:
-            raise self._last_words
+        self._ending.check()
 
     @contextmanager
     def resting(self) -> Iterator[None]:
@@ -155,19 +149,16 @@ class Call:
 
     def end(self, error: ReplayRingError) -> None:
         """Ends the call where it waits; its peer gets `error`."""
-        if self.ended_with is None and self._task is not None:
-            self.ended_with = error
-            self._task.cancel()
+        self._ending.now(error)
 
     def end_gently(self, error: ReplayRingError) -> None:
-        """Ends the call where it waits, or when the message on its way has been sent.
+        """Ends the call where it waits, or when the message on its way has been sent."""
+        self._ending.gently(error)
 
-        Before that gRPC takes no status: the peer, if it does read, would never be answered.
-        """
-        if self._writing:
-            self._last_words = error
-        else:
-            self.end(error)
+    @property
+    def ended_with(self) -> ReplayRingError | None:
+        """Why the call was ended from outside, if it was."""
+        return self._ending.reason
 
     @property
     def peer(self) -> str:
