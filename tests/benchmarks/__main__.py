@@ -17,10 +17,10 @@ from pathlib import Path
 from replayring.benchmark.workloads import WORKLOADS
 from tests.benchmarks.contest import compete
 from tests.benchmarks.goals import MEMORY, Record
-from tests.benchmarks.parts import PARTS, SMALL_ONLY
+from tests.benchmarks.parts import GPU_ONLY, PARTS, SMALL_ONLY
 from tests.benchmarks.picture import draw
 from tests.benchmarks.report import report
-from tests.benchmarks.rig import Peers, Rig
+from tests.benchmarks.rig import DEVICE, Peers, Rig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,9 +52,14 @@ def measure(options: argparse.Namespace) -> Iterator[Record]:
     """Yields a record for the machine and each figure, as they come."""
     yield machine(options)
     for name in options.workload or WORKLOADS:
-        for part in options.part or PARTS:
+        for part in options.part or parts_measured_unasked():
             if part not in SMALL_ONLY or name == "small":
                 yield from figures(name, part, options)
+
+
+def parts_measured_unasked() -> list[str]:
+    """Returns all parts that are of use on this machine."""
+    return [part for part in PARTS if part not in GPU_ONLY or DEVICE != "cpu"]
 
 
 def figures(name: str, part: str, options: argparse.Namespace) -> Iterator[Record]:
@@ -113,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     add = parser.add_argument
     add("--workload", choices=WORKLOADS, action="append", help="default: all")
-    add("--part", choices=PARTS, action="append", help="default: all")
+    add("--part", choices=PARTS, action="append", help="default: all, training with a GPU only")
     add("--seconds", type=float, default=1.0, help="of each turn (%(default)s)")
     add("--rounds", type=int, default=5, help="turns of each (%(default)s)")
     add("--repeats", type=int, default=10, help="disturbed turns repeated per part (%(default)s)")

@@ -99,6 +99,16 @@ def shards(rig: Rig) -> Contenders:
         yield Contender({f"sample, one at a time, shards: {count}": [one]})
 
 
+def training(rig: Rig) -> Contenders:
+    """A learner that trains a network, on a GPU if there is one, and what it loses to replay."""
+    yield Contender({"on the same batch": [rig.trainer("train_on_one")]})
+    yield Contender({"replayring": [rig.trainer("train")]})
+    yield Contender({"replayring, same host": [rig.trainer("train", same_host=True)]})
+    yield Contender({"replayring, copied by the loop": [rig.trainer("train_and_copy")]})
+    yield Contender({"replayring, DataLoader": [rig.trainer("train_from_loader")]})
+    yield Contender({"replayring, without training": [rig.trainer("tensors")]})
+
+
 PARTS: dict[str, Callable[[Rig], Contenders]] = {
     "sample": sample,
     "same-host": same_host,
@@ -107,7 +117,11 @@ PARTS: dict[str, Callable[[Rig], Contenders]] = {
     "loader": loader,
     "capacity": capacity,
     "shards": shards,
+    "training": training,
 }
 
 SMALL_ONLY = ("loader", "capacity", "shards")
 """Parts that are measured with the workload `small` alone."""
+
+GPU_ONLY = ("training",)
+"""Parts that are measured unasked only where there is a GPU: processors are busy with training."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import replayring
 from replayring.benchmark.processes import START_SECONDS, Worker
 from replayring.benchmark.roles import fill
@@ -103,9 +105,13 @@ class Rig(ExitStack):
 
     def client(self, role: str, buffer: Any) -> Worker:
         """Starts a client of our own, with a buffer of whatever client."""
-        worker = self._start(Task.command())
-        worker.say(Task(role, buffer, self.workload).line())
-        return worker
+        return self._busy(Task.command(), Task(role, buffer, self.workload))
+
+    def trainer(self, role: str, *, same_host: bool = False) -> Worker:
+        """Starts a client of our own that trains a network."""
+        client = self.files if same_host else self.wire
+        task = Task(role, client.buffer(BUFFER), self.workload, DEVICE)
+        return self._busy(Task.command("tests.benchmarks.training"), task)
 
     def sharded(self, count: int) -> Any:
         """Starts servers, and returns a full buffer of all of them, over the wire."""
@@ -159,6 +165,11 @@ class Rig(ExitStack):
             replayring.connect(self.server.address, timeout=60, same_host=same_host)
         )
 
+    def _busy(self, command: list[str], task: Task) -> Worker:
+        worker = self._start(command)
+        worker.say(task.line())
+        return worker
+
     def _start(self, command: list[str]) -> Worker:
         log = self._home / f"process-{next(self._numbers)}.log"
         worker = Worker(command, log, cwd=ROOT)
@@ -182,3 +193,4 @@ class Rig(ExitStack):
 
 
 PYTHON = sys.executable
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

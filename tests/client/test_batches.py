@@ -330,12 +330,6 @@ def test_pinning_with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not pinned
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_pinned_memory_on_a_gpu() -> None:
-    batch = next(iter(BatchDataset(filled(make_naive, 3), 4, pin_memory=True)))
-    assert all(value.is_pinned() for value in batch.values())
-
-
 # Workers
 
 

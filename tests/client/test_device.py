@@ -171,7 +171,7 @@ class _Block:
 
 
 def test_what_is_asked_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No proof that it works; `test_on_a_gpu` is that, where there is one."""
+    """No proof that it works; `test_cuda` is that, where there is a GPU."""
     cuda = _Cuda()
     monkeypatch.setattr(_device.torch, "cuda", cuda)
     link = CudaLink(torch.device("cuda"))
@@ -181,13 +181,3 @@ def test_what_is_asked_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         *("side begins", "copy True", "side records event", "side ends"),
         *("learner waits for event", "block is used by learner"),
     ]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu(make_real: MakeBuffer) -> None:
-    buffer = make_real(capacity=100)
-    buffer.add_data(rollout(100))
-    with BatchDataset(buffer, 64, device="cuda", num_batches=500) as batches:
-        for batch in batches:
-            assert batch["state"].is_cuda
-            assert batch["action"].equal(-batch["index"].double())

@@ -1,4 +1,4 @@
-"""What a client can be busy with: each role is one way to use a buffer, repeated for ever."""
+"""What a client can be busy with: each role is one way to do a task, repeated for ever."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+from replayring.benchmark.tasks import Task
 from replayring.benchmark.turns import Step
 from replayring.benchmark.workloads import Workload
 from replayring.buffer import Buffer
 
-__all__ = ["ROLES", "Role", "fill"]
+__all__ = ["ROLES", "Role", "Settle", "batches_of", "fill", "loader_of", "taking"]
 
 Settle = Callable[[], None] | None
-Role = Callable[[Buffer, Workload], AbstractContextManager[tuple[Step, Settle]]]
+Role = Callable[[Task], AbstractContextManager[tuple[Step, Settle]]]
 
 TIMEOUT = 60.0
 LOADER_WORKERS = 2
@@ -22,83 +23,101 @@ LOADER_EPOCH = 1 << 60
 
 
 @contextmanager
-def insert(buffer: Buffer, workload: Workload) -> Iterator[tuple[Step, Settle]]:
+def insert(task: Task) -> Iterator[tuple[Step, Settle]]:
     """An actor that adds whole episodes, pipelined. Counts frames that were acknowledged."""
-    episode = workload.episode()
-    with buffer.writer(timeout=TIMEOUT) as writer:
+    episode = task.workload.episode()
+    with task.buffer.writer(timeout=TIMEOUT) as writer:
 
         def step() -> int:
             writer.add_episode(episode)
-            return workload.episode_frames
+            return task.workload.episode_frames
 
         yield step, writer.flush
 
 
 @contextmanager
-def insert_one(buffer: Buffer, workload: Workload) -> Iterator[tuple[Step, Settle]]:
+def insert_one(task: Task) -> Iterator[tuple[Step, Settle]]:
     """An actor that waits for each episode's acknowledgement. Counts frames."""
-    episode = workload.episode()
+    episode = task.workload.episode()
 
     def step() -> int:
-        return buffer.add_episode(episode, timeout=TIMEOUT).num_frames
+        return task.buffer.add_episode(episode, timeout=TIMEOUT).num_frames
 
     yield step, None
 
 
 @contextmanager
-def sample(buffer: Buffer, workload: Workload) -> Iterator[tuple[Step, Settle]]:
+def sample(task: Task) -> Iterator[tuple[Step, Settle]]:
     """A learner that takes numpy batches from a stream. Counts frames, or windows."""
-    with buffer.sample_stream(workload.batch_size, timeout=TIMEOUT, **workload.sampling) as stream:
-        yield _taking(stream, workload), None
+    with task.buffer.sample_stream(
+        task.workload.batch_size, timeout=TIMEOUT, **task.workload.sampling
+    ) as stream:
+        yield taking(stream, task), None
 
 
 @contextmanager
-def sample_one(buffer: Buffer, workload: Workload) -> Iterator[tuple[Step, Settle]]:
+def sample_one(task: Task) -> Iterator[tuple[Step, Settle]]:
     """A learner that asks for a batch and waits for it, nothing ahead. Counts frames or windows."""
 
     def step() -> int:
-        buffer.sample(workload.batch_size, timeout=TIMEOUT, **workload.sampling)
-        return workload.batch_size
+        task.buffer.sample(task.workload.batch_size, timeout=TIMEOUT, **task.workload.sampling)
+        return task.workload.batch_size
 
     yield step, None
 
 
 @contextmanager
-def tensors(buffer: Buffer, workload: Workload) -> Iterator[tuple[Step, Settle]]:
-    """A learner that takes torch tensors from a `BatchDataset`. Counts frames, or windows."""
+def tensors(task: Task) -> Iterator[tuple[Step, Settle]]:
+    """A learner that takes tensors from a `BatchDataset`. Counts frames, or windows."""
+    with batches_of(task) as batches:
+        yield taking(iter(batches), task), None
+
+
+def batches_of(task: Task) -> Any:
+    """Returns a `BatchDataset` that brings batches to the task's device."""
     from replayring.batches import BatchDataset
 
-    with BatchDataset(buffer, workload.batch_size, timeout=TIMEOUT, **workload.sampling) as batches:
-        yield _taking(iter(batches), workload), None
+    workload = task.workload
+    return BatchDataset(
+        task.buffer,
+        workload.batch_size,
+        device=task.device,
+        timeout=TIMEOUT,
+        **workload.sampling,
+    )
 
 
 @contextmanager
-def loader(buffer: Buffer, workload: Workload) -> Iterator[tuple[Step, Settle]]:
+def loader(task: Task) -> Iterator[tuple[Step, Settle]]:
     """A `DataLoader` with workers over a `RemoteDataset`. Counts frames, or windows."""
+    yield taking(iter(loader_of(task)), task), None
+
+
+def loader_of(task: Task, **options: Any) -> Any:
+    """Returns a `DataLoader` with workers over a `RemoteDataset`."""
     from torch.utils.data import DataLoader, RandomSampler
 
     from replayring.collation import collate
     from replayring.dataset import RemoteDataset
 
-    dataset = RemoteDataset(buffer, timeout=TIMEOUT, **workload.sampling)
-    sampler = RandomSampler(dataset, replacement=True, num_samples=LOADER_EPOCH)
-    batches = iter(
-        DataLoader(
-            dataset,
-            batch_size=workload.batch_size,
-            num_workers=LOADER_WORKERS,
-            sampler=sampler,
-            collate_fn=collate,
-            drop_last=True,
-        )
+    dataset = RemoteDataset(task.buffer, timeout=TIMEOUT, **task.workload.sampling)
+    return DataLoader(
+        dataset,
+        batch_size=task.workload.batch_size,
+        num_workers=LOADER_WORKERS,
+        sampler=RandomSampler(dataset, replacement=True, num_samples=LOADER_EPOCH),
+        collate_fn=collate,
+        drop_last=True,
+        **options,
     )
-    yield _taking(batches, workload), None
 
 
-def _taking(batches: Iterator[Any], workload: Workload) -> Step:
+def taking(batches: Iterator[Any], task: Task) -> Step:
+    """Returns a step that takes a batch, and counts frames, or windows."""
+
     def step() -> int:
         next(batches)
-        return workload.batch_size
+        return task.workload.batch_size
 
     return step
 

@@ -18,19 +18,21 @@ class Task:
     """What a worker does.
 
     Attributes:
-        role: one of `roles.ROLES`.
+        role: one of `roles.ROLES`, or of what the process has instead.
         buffer: with which buffer.
         workload: with what data.
+        device: where a learner wants its tensors, as torch names it; None for where they arrive.
     """
 
     role: str
     buffer: Buffer
     workload: Workload
+    device: str | None = None
 
     @staticmethod
-    def command() -> list[str]:
+    def command(module: str = "replayring.benchmark.worker") -> list[str]:
         """Returns the command line of a process that waits for a task's `line` on its stdin."""
-        return [sys.executable, "-m", "replayring.benchmark.worker"]
+        return [sys.executable, "-m", module]
 
     def line(self) -> str:
         """Returns it as one line of text, which says as much as the client's token."""

@@ -9,8 +9,9 @@ and in no environment.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
-from replayring.benchmark.roles import ROLES
+from replayring.benchmark.roles import ROLES, Role
 from replayring.benchmark.tasks import Task
 from replayring.benchmark.turns import take_turns
 from replayring_proto.errors import ReplayRingError
@@ -18,11 +19,11 @@ from replayring_proto.errors import ReplayRingError
 __all__ = ["main"]
 
 
-def main() -> None:
-    """Does the task on stdin until stdin ends."""
+def main(roles: Mapping[str, Role] = ROLES) -> None:
+    """Does the task on stdin, in one of these roles, until stdin ends."""
     task = Task.of(sys.stdin.readline())
     try:
-        with task.buffer.client, ROLES[task.role](task.buffer, task.workload) as (step, settle):
+        with task.buffer.client, roles[task.role](task) as (step, settle):
             take_turns(step, settle)
     except ReplayRingError as error:
         sys.exit(str(error))
