@@ -12,12 +12,14 @@ It never waits: where a server would, it raises `DeadlineError` at once.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from replayring._batch import Batch
+from replayring._sampling import SampleStream
 from replayring_proto.episode import check_episode, split_episodes
 from replayring_proto.errors import (
     ClosedError,
@@ -27,6 +29,7 @@ from replayring_proto.errors import (
     ToleranceError,
 )
 from replayring_proto.messages import BufferInfo
+from replayring_proto.pack import Memory, Pack, aligned_empty
 from replayring_proto.query import SampleQuery, View, Window
 from replayring_proto.spec import EPISODE_INDEX, FRAME_INDEX, INDEX, PRESET_NAMES, TIMESTAMP
 from replayring_proto.spec import BufferSpec as BufferSpec
@@ -183,10 +186,16 @@ class NaiveBuffer:
         return self._batch(random.Random(seed).choices(eligible, k=batch_size), view)
 
     def sample_stream(
-        self, batch_size: int, *, in_flight: int = 4, seed: int | None = None, **options: Any
+        self,
+        batch_size: int,
+        *,
+        in_flight: int = 4,
+        seed: int | None = None,
+        memory: Memory = aligned_empty,
+        **options: Any,
     ) -> NaiveStream:
         """Batches without end, as `sample` gives them."""
-        return NaiveStream(self, batch_size, seed, options)
+        return NaiveStream(self, batch_size, seed, memory, options)
 
     def _at_position(self, position: int) -> Frame:
         ordered = self.in_position_order()
@@ -232,38 +241,37 @@ class NaiveBuffer:
         return [around for around, _ in found], [is_pad for _, is_pad in found]
 
 
-class NaiveStream:
+class NaiveStream(SampleStream):
     """Batches of a `NaiveBuffer` without end; seeded, it repeats itself."""
 
     def __init__(
-        self, buffer: NaiveBuffer, batch_size: int, seed: int | None, options: dict[str, Any]
+        self,
+        buffer: NaiveBuffer,
+        batch_size: int,
+        seed: int | None,
+        memory: Memory,
+        options: dict[str, Any],
     ) -> None:
         self._buffer = buffer
         self._batch_size = batch_size
+        self._memory = memory
         self._options = options
         self._seeds = random.Random(seed)
-        self.next_index: int | None = None
         self.closed = False
 
-    def __iter__(self) -> Iterator[Arrays]:
-        return self
+    def close(self) -> None:
+        self.closed = True
 
-    def __next__(self) -> Arrays:
+    def _draw(self) -> Batch:
         if self.closed:
             raise ClosedError("the stream is closed")
         seed = self._seeds.getrandbits(32)
-        self.next_index = self._buffer.info().next_index
-        return self._buffer.sample(self._batch_size, seed=seed, **self._options)
+        next_index = self._buffer.info().next_index
+        arrays = self._buffer.sample(self._batch_size, seed=seed, **self._options)
+        return Batch(Pack.of(arrays, self._memory), next_index)
 
-    def __enter__(self) -> NaiveStream:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the stream."""
-        self.closed = True
+    def _poll(self) -> Batch:
+        return self._draw()
 
 
 def frame_at_offset(episode: Sequence[Frame], frame: Frame, offset: int) -> tuple[Frame, bool]:

@@ -1,69 +1,70 @@
-"""All arrays of a batch in one block of memory: where each lies, and what it looks like there."""
+"""All tensors of a batch in one block of memory: where each lies, and what it looks like there.
+
+A pack's body can lie in a block that torch has allocated. Then its arrays are tensors as well, and
+one copy of the block brings all of them to a device.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from replayring_proto.pack import ALIGNMENT, PackLayout, tensor_specs
+from replayring._batch import Batch
+from replayring_proto.pack import ALIGNMENT, Bytes, Memory, PackLayout
 
-Arrays: TypeAlias = "Mapping[str, npt.NDArray[Any]]"
-Form: TypeAlias = "tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]"
-
-
-def form_of(arrays: Arrays) -> Form:
-    """Returns names, dtypes and shapes: what tells whether batches have the same layout."""
-    return tuple((name, array.dtype, array.shape) for name, array in arrays.items())
+_Place: TypeAlias = "tuple[str, torch.dtype, tuple[int, ...], tuple[int, ...], int, int]"
 
 
-def layout_of(arrays: Arrays) -> PackLayout:
-    """Returns where each array lies in a block; the same object for batches of the same form."""
-    return _layout(form_of(arrays))
-
-
-def block_bytes(layout: PackLayout) -> int:
-    """Returns the size of a block, which ends so that it can be seen as any dtype."""
-    return -(-layout.nbytes // ALIGNMENT) * ALIGNMENT
-
-
-def fill(layout: PackLayout, arrays: Arrays, block: npt.NDArray[np.uint8]) -> None:
-    """Copies the arrays to their places, whatever their strides."""
-    for name, view in layout.views(block).items():
-        np.copyto(view, arrays[name])
-
-
-def tensors_in(layout: PackLayout, block: Tensor) -> dict[str, Tensor]:
-    """Returns the tensors in a block, on whichever device it is: views of it.
+def in_blocks(allocate: Callable[[int], Tensor]) -> Memory:
+    """Returns memory for packs that torch allocates, from which `block_of` finds back.
 
     Args:
-        layout: where they lie.
-        block: uint8, as long as `block_bytes` says, with memory of its own.
+        allocate: returns so many bytes, as uint8, that begin at a multiple of 64, as all that torch
+            allocates does.
     """
+
+    def memory(nbytes: int) -> Bytes:
+        # It ends so that it can be seen as any dtype.
+        block: Bytes = allocate(-(-nbytes // ALIGNMENT) * ALIGNMENT).numpy()
+        return block[:nbytes]
+
+    return memory
+
+
+def block_of(batch: Batch) -> Tensor:
+    """Returns the block, of uint8, in which a batch's pack lies, by way of `in_blocks`."""
+    whole: Any = batch.pack.body.base  # the array of all of it, whose memory is its tensor's
+    block: Tensor = whole.base
+    return block
+
+
+def tensors_in(block: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """Returns a batch's tensors, in its block or in a copy of that on any device: views of it."""
     seen: dict[torch.dtype, Tensor] = {}
     tensors = {}
-    for name, dtype, shape, strides, start in _places(layout):
+    for name, dtype, shape, strides, start, size in _places(batch.pack.layout, batch.parts):
         if dtype not in seen:
             seen[dtype] = block.view(dtype)
-        tensors[name] = seen[dtype].as_strided(shape, strides, start)
+        tensors[name] = seen[dtype].as_strided(shape, strides, start + batch.part * size)
     return tensors
 
 
-_layout = lru_cache(maxsize=64)(tensor_specs)
-
-
 @lru_cache(maxsize=64)
-def _places(layout: PackLayout) -> list[tuple[str, torch.dtype, Any, Any, int]]:
-    """Name, dtype, shape, strides and beginning of each tensor; the last two count elements."""
+def _places(layout: PackLayout, parts: int) -> list[_Place]:
+    """For each tensor its name, dtype, and as of a part: shape, strides, first beginning, size."""
     places = []
     for tensor, start in zip(layout.tensors, layout.offsets, strict=True):
         dtype = torch.from_numpy(np.empty(0, tensor.dtype)).dtype
-        strides = [math.prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape))]
-        places.append((tensor.name, dtype, tensor.shape, strides, start // tensor.dtype.itemsize))
+        shape = tensor.shape
+        if parts > 1:
+            shape = (shape[0] // parts, *shape[1:])
+        strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        first = start // tensor.dtype.itemsize
+        places.append((tensor.name, dtype, shape, strides, first, math.prod(shape)))
     return places

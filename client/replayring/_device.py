@@ -1,57 +1,60 @@
 """How batches get to a device while the learner computes on those before.
 
-Knows memory, copies and what has to wait for what; nothing of buffers or networks. `Staging` is a
-thread that takes batches from a source, gathers each into one block of host memory and has it
-copied to the device as a whole: one copy per batch, however many columns, and views of the block
-there. The blocks of host memory are few and used in turn, each again only when its last copy has
-ended. What differs between devices is behind `Link`: CUDA's copies run by themselves, on a stream
-of their own, from page-locked memory; the CPU's are done when they are asked for.
+Knows memory, copies and what has to wait for what; nothing of buffers or networks. The stream puts
+its packs into memory from which a device copies them as a whole: one copy per pack, however many
+columns and batches are in it, and views of the block there. `Staging` begins the copy of a batch
+when the one before it is taken. What differs between devices is behind `Link`: CUDA's copies run by
+themselves, on a stream of their own, from page-locked memory; the CPU needs none.
+
+No thread of its own does that. Threads of Python take turns, and a learner that tells a GPU a few
+hundred small things per batch lost a third of its rate to one (H200, 1.1 ms of launches a batch);
+to begin a copy takes less than such a turn.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from replayring._background import FOREIGN, Guard
-from replayring._blocks import Arrays, block_bytes, fill, layout_of, tensors_in
-from replayring_proto.errors import (
-    ClosedError,
-    DeadlineError,
-    InvalidRequestError,
-    ServerUnavailableError,
-)
+from replayring._background import FOREIGN
+from replayring._batch import Batch
+from replayring._blocks import block_of, in_blocks, tensors_in
+from replayring._sampling import SampleStream
+from replayring_proto.errors import ClosedError, InvalidRequestError
+from replayring_proto.pack import Memory, Pack
 
-_JOIN_SECONDS = 1.0
+logger = logging.getLogger("replayring")
 
-# While one is being filled, the other is being copied.
-_STAGING_BUFFERS = 2
+_told = threading.Event()
 
 
 class Event(Protocol):
     """When a copy has ended."""
+
+    def query(self) -> bool:
+        """Returns whether it has."""
 
     def synchronize(self) -> None:
         """Waits until it has."""
 
 
 class Link(ABC):
-    """The way from this process's memory to one device. Used by one thread but for `receive`."""
+    """The way from this process's memory to one device."""
 
     @abstractmethod
-    def stage(self, nbytes: int) -> Tensor:
-        """Returns host memory to copy from: uint8, of shape (nbytes,)."""
+    def allocate(self, nbytes: int) -> Tensor:
+        """Returns host memory to copy from: uint8, of shape (nbytes,). Called by any thread."""
 
     @abstractmethod
-    def send(self, staged: Tensor) -> tuple[Tensor, Event]:
+    def send(self, block: Tensor) -> tuple[Tensor, Event]:
         """Begins to copy it; returns the memory on the device, and when all of it is there."""
 
     @abstractmethod
@@ -60,18 +63,21 @@ class Link(ABC):
 
 
 class _Done:
+    def query(self) -> bool:
+        return True
+
     def synchronize(self) -> None:
         pass
 
 
 class CpuLink(Link):
-    """Copies to memory of this process, at once."""
+    """No way at all: batches are where they are wanted."""
 
-    def stage(self, nbytes: int) -> Tensor:
+    def allocate(self, nbytes: int) -> Tensor:
         return torch.empty(nbytes, dtype=torch.uint8)
 
-    def send(self, staged: Tensor) -> tuple[Tensor, Event]:
-        return staged.clone(), _Done()
+    def send(self, block: Tensor) -> tuple[Tensor, Event]:
+        return block, _Done()
 
     def receive(self, block: Tensor, event: Event) -> None:
         pass
@@ -86,17 +92,17 @@ class CudaLink(Link):
         # With a number: which device is the current one differs between threads.
         self._device: torch.device = self._stream.device
 
-    def stage(self, nbytes: int) -> Tensor:
+    def allocate(self, nbytes: int) -> Tensor:
         with self._cuda.device(self._device):  # or it makes itself at home on device 0 as well
-            return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+            return page_locked(nbytes)
 
-    def send(self, staged: Tensor) -> tuple[Tensor, Event]:
+    def send(self, block: Tensor) -> tuple[Tensor, Event]:
         with self._cuda.stream(self._stream):
-            block = staged.to(self._device, non_blocking=True)
+            copy = block.to(self._device, non_blocking=True)
             # Blocking: to wait for it takes no processor from the learner.
             event: Event = self._cuda.Event(blocking=True)
             self._stream.record_event(event)
-        return block, event
+        return copy, event
 
     def receive(self, block: Tensor, event: Any) -> None:
         stream = self._cuda.current_stream(self._device)
@@ -106,9 +112,23 @@ class CudaLink(Link):
         block.record_stream(stream)
 
 
-def link_to(device: torch.device) -> Link:
-    """Returns the link to a device that `as_device` returned."""
-    return CpuLink() if device.type == "cpu" else CudaLink(device)
+def page_locked(nbytes: int) -> Tensor:
+    """Returns memory that a GPU copies from by itself: uint8, of shape (nbytes,).
+
+    Where the system locks no more of it, the log says so once, and ordinary memory has to do.
+    """
+    try:
+        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+    except RuntimeError as error:
+        if not _told.is_set():
+            _told.set()
+            logger.warning(
+                "%s bytes could not be page-locked, so copies from there are slower and the "
+                "learner waits for them; lower in_flight or batch_size: %s",
+                f"{nbytes:,}",
+                error,
+            )
+        return torch.empty(nbytes, dtype=torch.uint8)
 
 
 def as_device(device: str | int | torch.device) -> torch.device:
@@ -138,60 +158,38 @@ def as_device(device: str | int | torch.device) -> torch.device:
     return wanted
 
 
-@dataclass(frozen=True)
-class _Staged:
-    """A batch on its way to the device, and how fresh it is."""
+class _Staged(NamedTuple):
+    """A batch on its way to the device, or there."""
 
-    tensors: dict[str, Tensor]
+    batch: Batch
     block: Tensor
     event: Event
-    next_index: int | None
 
 
 class Staging:
-    """Batches on a device, brought there ahead by one thread.
-
-    `depth` batches are ready or under way, no more. Errors come when their batch would have, and
-    the thread carries on, as the source does; but that nothing came in time is told only to who
-    waited for all that time.
+    """Batches of a stream on a device, the next one brought there ahead.
 
     Thread-safe. Belongs to the process that made it. Whoever made it closes it.
     """
 
-    def __init__(
-        self,
-        source: Callable[[], tuple[Arrays, int | None]],
-        close_source: Callable[[], None],
-        link: Link,
-        *,
-        depth: int,
-        timeout: float,
-    ) -> None:
-        """Starts the thread.
+    def __init__(self, stream: SampleStream, link: Link) -> None:
+        """Takes over a stream.
 
         Args:
-            source: returns the next batch and its `next_index`; called by the thread only.
-            close_source: has `source` raise `ClosedError`, if it waits.
+            stream: where batches come from; what it puts them in is `in_blocks(link.allocate)`.
             link: the way to the device.
-            depth: batches to have ready.
-            timeout: seconds to wait for a batch, as `source` does.
         """
-        self._source = source
-        self._close_source = close_source
+        self._stream = stream
         self._link = link
-        self._depth = depth
-        self._timeout = min(timeout, threading.TIMEOUT_MAX)
         self._process = os.getpid()
         # To close it may be the garbage collector's deed, in the thread that has the lock.
-        guard = Guard()
-        self._lock, self._changed = guard.lock, guard.changed
-        self._ready: deque[_Staged | Exception] = deque()
-        self._trouble: Exception | None = None
+        self._lock = threading.RLock()
+        self._ahead: _Staged | Exception | None = None
         self._closed = False
-        # Host memory in turn, each with the last copy out of it.
-        self._buffers: deque[tuple[Tensor, Event]] = deque()
-        self._thread = threading.Thread(target=self._run, name="replayring staging", daemon=True)
-        self._thread.start()
+        # The last pack that was sent, as long as there are batches in it that are not staged.
+        self._last: tuple[Pack, Tensor, Event] | None = None
+        # Packs are kept until they are copied: torch would use their memory again.
+        self._under_way: deque[tuple[Pack, Event]] = deque()
 
     def take(self) -> tuple[dict[str, Tensor], int | None]:
         """Returns the next batch, for the calling thread's current stream, and its `next_index`.
@@ -199,78 +197,61 @@ class Staging:
         Raises:
             ClosedError: this was closed, or belongs to another process.
             DeadlineError, ServerUnavailableError: nothing came in time. Try again.
-            Exception: what else the source, or the device, raised.
+            Exception: what else the stream, or the device, raised.
         """
         if os.getpid() != self._process:
             raise ClosedError(FOREIGN.format("iteration"))
         with self._lock:
-            self._changed.wait_for(lambda: self._ready or self._closed, self._timeout)
-            # The source has waited at least as long and knows, or will soon know, what for.
-            self._changed.wait_for(lambda: self._ready or self._closed or self._trouble)
             if self._closed:
                 raise ClosedError("this iteration was closed")
-            outcome = self._ready.popleft() if self._ready else self._trouble
-            self._changed.notify_all()
-        if not isinstance(outcome, _Staged):
-            assert outcome is not None
+            outcome = self._ahead or self._stage(self._stream._draw())
+            self._ahead = self._next()
+        if isinstance(outcome, Exception):
             raise outcome
         self._link.receive(outcome.block, outcome.event)
-        return outcome.tensors, outcome.next_index
+        return tensors_in(outcome.block, outcome.batch), outcome.batch.next_index
 
     def close(self) -> None:
-        """Ends the thread; who waits gets `ClosedError`. Callable from any thread, and again."""
+        """Ends it; who waits gets `ClosedError`. Callable from any thread, and again."""
         if os.getpid() != self._process:
             return
+        self._closed = True
+        self._stream.close()
         with self._lock:
-            self._closed = True
-            self._ready.clear()
-            self._changed.notify_all()
-        self._close_source()
-        if self._thread is not threading.current_thread():
-            self._thread.join(_JOIN_SECONDS)
+            self._ahead = self._last = None
+            while self._under_way:
+                self._under_way.popleft()[1].synchronize()
 
-    def _run(self) -> None:
+    def _next(self) -> _Staged | Exception | None:
+        """Stages the batch after, if it is there; what goes wrong is told in its place."""
         try:
-            while self._await_room():
-                self._bring_one()
-        finally:  # after a defect too, so that nobody waits for a thread that is gone
-            with self._lock:
-                self._closed = True
-                self._changed.notify_all()
-
-    def _bring_one(self) -> None:
-        trouble: Exception | None = None
-        outcome: _Staged | Exception | None = None
-        try:
-            outcome = self._stage(*self._source())
-        except (DeadlineError, ServerUnavailableError) as error:
-            trouble = error
+            batch = self._stream._poll()
+            return None if batch is None else self._stage(batch)
         except Exception as error:
-            outcome = error
-        with self._lock:
-            self._trouble = trouble
-            if outcome is not None and not self._closed:
-                self._ready.append(outcome)
-            self._changed.notify_all()
+            return error
 
-    def _await_room(self) -> bool:
-        with self._lock:
-            self._changed.wait_for(lambda: self._closed or len(self._ready) < self._depth)
-            return not self._closed
+    def _stage(self, batch: Batch) -> _Staged:
+        if self._last is None or self._last[0] is not batch.pack:
+            self._last = (batch.pack, *self._send(batch))
+        _, block, event = self._last
+        if batch.part == batch.parts - 1:
+            self._last = None
+        return _Staged(batch, block, event)
 
-    def _stage(self, arrays: Arrays, next_index: int | None) -> _Staged:
-        layout = layout_of(arrays)
-        nbytes = block_bytes(layout)
-        staged = self._free_buffer(nbytes)
-        fill(layout, arrays, staged.numpy())
-        block, event = self._link.send(staged[:nbytes])
-        self._buffers.append((staged, event))
-        return _Staged(tensors_in(layout, block), block, event, next_index)
+    def _send(self, batch: Batch) -> tuple[Tensor, Event]:
+        while self._under_way and self._under_way[0][1].query():
+            self._under_way.popleft()
+        block, event = self._link.send(block_of(batch))
+        self._under_way.append((batch.pack, event))
+        return block, event
 
-    def _free_buffer(self, nbytes: int) -> Tensor:
-        """Returns host memory that nothing is being copied from any more."""
-        if len(self._buffers) < _STAGING_BUFFERS:
-            return self._link.stage(nbytes)
-        staged, event = self._buffers.popleft()
-        event.synchronize()
-        return staged if len(staged) >= nbytes else self._link.stage(nbytes)
+
+def staging_on(device: torch.device, stream: Callable[[Memory], SampleStream]) -> Staging:
+    """Returns batches of a stream on a device.
+
+    Args:
+        device: one that `as_device` returned.
+        stream: makes the stream, given the memory that it is to put batches in.
+    """
+    link = CpuLink() if device.type == "cpu" else CudaLink(device)
+    return Staging(stream(in_blocks(link.allocate)), link)

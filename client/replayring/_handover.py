@@ -39,7 +39,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from replayring._blocks import Form, fill, form_of
 from replayring_proto.errors import ReplayRingError
 from replayring_proto.pack import ALIGNMENT, PackLayout, parse_header, tensor_specs
 
@@ -65,6 +64,7 @@ _MAX_SLABS = 32
 # Mappings that are kept, since making one again costs as much as copying the batch.
 _KEPT_BYTES = 64 << 20
 
+Form: TypeAlias = "tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]"
 Words: TypeAlias = npt.NDArray[np.int64]
 Place: TypeAlias = "tuple[int, int, int]"  # process, descriptor, number
 Reduced: TypeAlias = "tuple[Callable[..., dict[str, Tensor]], tuple[Any, ...]]"
@@ -116,7 +116,7 @@ class _Slabs:
         if self._process != os.getpid():
             self._start()  # in a fork: what was here is the parent's
         arrays = _arrays(batch)
-        layout = None if arrays is None else _layout(form_of(arrays))
+        layout = None if arrays is None else _layout_of(arrays)
         if arrays is None or layout is None:
             return dict, (dict(batch),)
         with self._lock:
@@ -127,7 +127,8 @@ class _Slabs:
                 return _receive_offer, (dict(batch), *slab.place)
             self._tickets += 1
             ticket = slab.words[_TICKET] = self._tickets
-        fill(layout, arrays, slab.body)
+        for name, view in layout.views(slab.body).items():
+            np.copyto(view, arrays[name])
         return _receive, (*slab.place, ticket, layout.header())
 
     def _free_slab(self, nbytes: int) -> _Slab | None:
@@ -162,6 +163,10 @@ def _arrays(batch: _Batch) -> dict[str, npt.NDArray[Any]] | None:
         return {name: tensor.numpy() for name, tensor in batch.items()}
     except (RuntimeError, TypeError):  # with gradients; of another kind
         return None
+
+
+def _layout_of(arrays: dict[str, npt.NDArray[Any]]) -> PackLayout | None:
+    return _layout(tuple((name, array.dtype, array.shape) for name, array in arrays.items()))
 
 
 @lru_cache(maxsize=64)

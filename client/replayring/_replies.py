@@ -10,23 +10,26 @@ import numpy.typing as npt
 from replayring_proto import limits
 from replayring_proto.errors import MalformedMessageError
 from replayring_proto.framing import decode_frame
-from replayring_proto.pack import PackAssembler, parse_header
+from replayring_proto.pack import Memory, Pack, PackAssembler, aligned_empty, parse_header
 
 Arrays: TypeAlias = "dict[str, npt.NDArray[Any]]"
 
 INCOMPLETE = "the server's reply ended before its pack was complete"
 
 
-def read_pack(first: bytes, more: Iterator[bytes], max_bytes: int) -> tuple[Arrays, bytes]:
+def receive(
+    first: bytes, more: Iterator[bytes], max_bytes: int, memory: Memory = aligned_empty
+) -> tuple[Pack, bytes]:
     """Receives one pack into memory reserved up front.
 
     Args:
         first: the reply that begins the pack.
         more: the call's further replies.
         max_bytes: the largest body to make room for.
+        memory: makes that room.
 
     Returns:
-        Writable, aligned arrays that share that memory, and the first message's other fields.
+        The pack, whose arrays are writable, and the first message's other fields.
 
     Raises:
         MalformedMessageError: the replies are no pack, or end within one.
@@ -42,14 +45,20 @@ def read_pack(first: bytes, more: Iterator[bytes], max_bytes: int) -> tuple[Arra
         "bytes of the server's reply",
         "ask for less, or raise max_reply_bytes of connect()",
     )
-    assembler = PackAssembler(layout)
+    assembler = PackAssembler(layout, memory)
     assembler.add(frame.data)
     while not assembler.complete:
         frame = decode_frame(next_reply(more))
         if frame.header is not None:
             raise MalformedMessageError("the server's reply begins a pack within another")
         assembler.add(frame.data)
-    return assembler.pack.arrays, rest
+    return assembler.pack, rest
+
+
+def read_pack(first: bytes, more: Iterator[bytes], max_bytes: int) -> tuple[Arrays, bytes]:
+    """Receives one pack; returns its arrays in the place of it. See `receive`."""
+    pack, rest = receive(first, more, max_bytes)
+    return pack.arrays, rest
 
 
 def next_reply(messages: Iterator[bytes]) -> bytes:

@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from replayring._background import FOREIGN
+from replayring._batch import Batch
 from replayring._replies import Arrays
 from replayring._sampling import CLOSED, SampleStream, Sampling
 from replayring_proto import limits
 from replayring_proto.errors import ClosedError, LimitExceededError, NotFoundError, StorageError
 from replayring_proto.messages import BufferInfo
-from replayring_proto.pack import PackLayout, aligned_empty
+from replayring_proto.pack import Memory, Pack, PackLayout, aligned_empty
 from replayring_proto.query import View
 from replayring_proto.ring import (
     MakingRoom,
@@ -128,20 +129,28 @@ class FileReads:
 
     def sample(self, sampling: Sampling) -> Arrays | None:
         """Returns a batch, or None while there is too little to draw from."""
-        return self.draw(sampling, self.sampler(sampling))
+        pack = self.draw(sampling, self.sampler(sampling))
+        return None if pack is None else pack.arrays
 
-    def draw(self, sampling: Sampling, sampler: UniformSampler, batches: int = 1) -> Arrays | None:
+    def draw(
+        self,
+        sampling: Sampling,
+        sampler: UniformSampler,
+        batches: int = 1,
+        memory: Memory = aligned_empty,
+    ) -> Pack | None:
         """Returns this sampler's next batch, or None while there is too little to draw from.
 
         Args:
             sampling: what it samples.
             sampler: from `sampler`.
             batches: how many to draw together, one after the other.
+            memory: makes what they are put in.
         """
         if len(self._reader.live) < sampling.min_frames:
             return None
         try:
-            return sampler.batch(batches).arrays
+            return sampler.batch(batches, memory)
         except NothingEligible:
             return None
 
@@ -232,6 +241,7 @@ class FileStream(SampleStream):
         sampling: Sampling,
         over_wire: Callable[[], SampleStream],
         check_open: Callable[[], None],
+        memory: Memory,
     ) -> None:
         """Prepares a stream.
 
@@ -240,32 +250,32 @@ class FileStream(SampleStream):
             sampling: what to sample, checked.
             over_wire: returns a stream of batches from the server.
             check_open: raises `ClosedError` if the client was closed.
+            memory: makes what batches are put in.
         """
         self._reads = reads
         self._sampling = sampling
         self._over_wire = over_wire
         self._check_open = check_open
+        self._memory = memory
         self._closed = False
         self._waits: set[SampleStream] = set()
         self._sampler: UniformSampler | None = None
         # To close it may be the garbage collector's deed, in a thread that has the lock.
         self._lock = threading.RLock()
-        self._next_index: int | None = None
         self._process = os.getpid()
 
-    def __next__(self) -> Arrays:
+    def _draw(self) -> Batch:
+        batch = self._poll()
+        return self._wait() if batch is None else batch
+
+    def _poll(self) -> Batch | None:
         self._check_open()
         if os.getpid() != self._process:
             raise ClosedError(FOREIGN.format("sample stream"))
         if self._closed:
             raise ClosedError(CLOSED)
         reads = self._reads()
-        batch = None if reads is None else self._draw(reads)
-        return self._wait() if batch is None else batch
-
-    @property
-    def next_index(self) -> int | None:
-        return self._next_index
+        return None if reads is None else self._read(reads)
 
     def close(self) -> None:
         if os.getpid() != self._process:
@@ -276,7 +286,7 @@ class FileStream(SampleStream):
         for stream in waits:
             stream.close()
 
-    def _wait(self) -> Arrays:
+    def _wait(self) -> Batch:
         """Takes a batch from the server; its stream ends with that, as the next one would age."""
         with self._over_wire() as stream:
             with self._lock:
@@ -284,16 +294,15 @@ class FileStream(SampleStream):
                     raise ClosedError(CLOSED)
                 self._waits.add(stream)
             try:
-                batch = next(stream)
-                self._next_index = stream.next_index
-                return batch
+                return stream._draw()
             finally:
                 with self._lock:
                     self._waits.discard(stream)
 
-    def _draw(self, reads: FileReads) -> Arrays | None:
+    def _read(self, reads: FileReads) -> Batch | None:
         with self._lock:
             if self._sampler is None:
                 self._sampler = reads.sampler(self._sampling)
-            self._next_index = reads.next_index()
-            return reads.draw(self._sampling, self._sampler)
+            next_index = reads.next_index()
+            pack = reads.draw(self._sampling, self._sampler, memory=self._memory)
+            return None if pack is None else Batch(pack, next_index)

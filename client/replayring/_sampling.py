@@ -14,19 +14,20 @@ from typing import Any
 
 from replayring._arguments import whole
 from replayring._background import Background
+from replayring._batch import Batch, batches_in
 from replayring._calls import Caller
 from replayring._channel import Stub
 from replayring._conversations import Conversation
 from replayring._patience import LASTING_SECONDS, Patience
-from replayring._replies import Arrays, read_pack
+from replayring._replies import Arrays, receive
 from replayring_proto.errors import (
     ClosedError,
     LimitExceededError,
-    MalformedMessageError,
     ReplayRingError,
 )
 from replayring_proto.limits import ServerLimits
 from replayring_proto.messages import parse, view_to_message
+from replayring_proto.pack import Memory, Pack
 from replayring_proto.query import SampleQuery, View
 from replayring_proto.spec import INDEX, BufferSpec
 from replayring_proto.v1 import replay_pb2
@@ -206,6 +207,8 @@ class SampleStream(Iterator[Arrays]):
     made it; whoever made it closes it, best with `with`. Closing the client closes it too.
     """
 
+    _next_index: int | None = None
+
     def __enter__(self) -> SampleStream:
         return self
 
@@ -217,7 +220,6 @@ class SampleStream(Iterator[Arrays]):
     ) -> None:
         self.close()
 
-    @abstractmethod
     def __next__(self) -> Arrays:
         """Returns the next batch: writable arrays with the batch as first axis.
 
@@ -229,15 +231,30 @@ class SampleStream(Iterator[Arrays]):
             ClosedError: this stream or its client was closed, here or meanwhile.
             ReplayRingError: what else the server answered. The stream is at its end.
         """
+        batch = self._draw()
+        self._next_index = batch.next_index
+        return batch.arrays
 
     @property
-    @abstractmethod
     def next_index(self) -> int | None:
         """How fresh the last batch returned is: frames ever added when it was drawn."""
+        return self._next_index
 
     @abstractmethod
     def close(self) -> None:
         """Ends it; waiting threads get `ClosedError`. Callable from any thread, and again."""
+
+    @abstractmethod
+    def _draw(self) -> Batch:
+        """Returns the next batch as it came, waiting for it; raises what `next` does."""
+
+    @abstractmethod
+    def _poll(self) -> Batch | None:
+        """Returns the next batch as it came, or None if it would have to be waited for.
+
+        Raises:
+            ReplayRingError: as `next`, but for what is about time.
+        """
 
 
 class WireStream(Background, SampleStream):
@@ -249,7 +266,12 @@ class WireStream(Background, SampleStream):
     """
 
     def __init__(
-        self, caller: Caller, sampling: Sampling, in_flight: int, timeout: float | None
+        self,
+        caller: Caller,
+        sampling: Sampling,
+        in_flight: int,
+        timeout: float | None,
+        memory: Memory,
     ) -> None:
         """Starts fetching.
 
@@ -258,40 +280,38 @@ class WireStream(Background, SampleStream):
             sampling: what to sample, checked.
             in_flight: batches wanted ahead, checked.
             timeout: seconds that `next` waits for a batch, checked; None for the client's own.
+            memory: makes what batches are received in.
         """
         super().__init__(caller, "sample stream")
         self._sampling = sampling
         self._in_flight = in_flight
         self._timeout = timeout
+        self._memory = memory
         # Batches are asked for and come in groups, so that small ones share the cost of a message,
         # and one group is on its way while another is used up.
         self._group = max(1, in_flight // 2)
         self._more = replay_pb2.SampleBatchRequest(batches=self._group).SerializeToString()
         self._taken = 0  # since more were asked for
-        self._ready: deque[tuple[Arrays, int]] = deque()
-        self._next_index: int | None = None
+        self._ready: deque[Batch] = deque()
         self._requests: queue.SimpleQueue[bytes | None] | None = None
         self._failure: ReplayRingError | None = None
         self.start()
 
-    def __next__(self) -> Arrays:
+    def _draw(self) -> Batch:
         self.check_native()
         patience = self._patience(self._caller, self._sampling, self._timeout)
         with self._lock:
             seconds = min(patience.remaining(), threading.TIMEOUT_MAX)
             self._changed.wait_for(lambda: self._ready or self._failure or self._ended, seconds)
-            if self._failure is None and self._ended:
-                raise ClosedError(CLOSED)
-            if self._ready:
-                return self._take()
-            if self._failure is not None:
-                raise type(self._failure)(str(self._failure))
+            if (batch := self._take()) is not None:
+                return batch
             trouble = self._trouble
         raise self._caller.overdue(patience, trouble, lambda: self._sampling.explain(self._caller))
 
-    @property
-    def next_index(self) -> int | None:
-        return self._next_index
+    def _poll(self) -> Batch | None:
+        self.check_native()
+        with self._lock:
+            return self._take()
 
     def close(self) -> None:
         if self.foreign:
@@ -305,15 +325,21 @@ class WireStream(Background, SampleStream):
     def _patience(caller: Caller, sampling: Sampling, timeout: float | None) -> Patience:
         return caller.patience(f"sampling from {sampling.buffer!r}", timeout)
 
-    def _take(self) -> Arrays:
-        arrays, self._next_index = self._ready.popleft()
+    def _take(self) -> Batch | None:
+        """Returns the next batch, if it is there, or raises why none will be. `_lock` is held."""
+        if self._failure is None and self._ended:
+            raise ClosedError(CLOSED)
+        if not self._ready:
+            if self._failure is not None:
+                raise type(self._failure)(str(self._failure))
+            return None
         self._taken += 1
         if self._requests is None:
             self._changed.notify_all()
         elif self._taken >= self._group:
             self._taken -= self._group
             self._requests.put(self._more)
-        return arrays
+        return self._ready.popleft()
 
     def _has_work(self) -> bool:
         return self._failure is None and len(self._ready) < self._in_flight
@@ -329,33 +355,20 @@ class WireStream(Background, SampleStream):
         try:
             with stub.converse(_METHOD, iter(requests.get, None), LASTING_SECONDS) as call:
                 for message in call:
-                    self._deliver(*read_pack(message, call, self._caller.max_reply_bytes))
+                    most = self._caller.max_reply_bytes
+                    self._deliver(*receive(message, call, most, self._memory))
         finally:
             self._requests = None
             requests.put(None)
 
-    def _deliver(self, arrays: Arrays, rest: bytes) -> None:
+    def _deliver(self, pack: Pack, rest: bytes) -> None:
         reply = parse(replay_pb2.SampleBatchResponse, rest)
-        batches = reply.batches or 1
-        parts = [(part, reply.next_index) for part in split(arrays, batches)]
+        batches = batches_in(pack, reply.batches or 1, reply.next_index)
         with self._lock:
-            self._ready.extend(parts)
-            self._got_somewhere(batches)
+            self._ready.extend(batches)
+            self._got_somewhere(len(batches))
 
     def _give_up(self, failure: ReplayRingError) -> None:
         if not self._ended:
             self._failure = failure
             self._ended = True
-
-
-def split(arrays: Arrays, parts: int) -> list[Arrays]:
-    """Returns arrays cut into so many equal parts along their first axis; views."""
-    if parts == 1:
-        return [arrays]
-    size = min(map(len, arrays.values())) // parts
-    if any(len(array) != size * parts for array in arrays.values()):
-        raise MalformedMessageError(f"a reply of {parts} batches cannot be cut into as many")
-    return [
-        {key: array[part * size : (part + 1) * size] for key, array in arrays.items()}
-        for part in range(parts)
-    ]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
-import torch
-
-from replayring._blocks import Arrays, block_bytes, fill, layout_of, tensors_in
-from replayring.collation import Item
+from replayring._batch import Batch
+from replayring._blocks import block_of, tensors_in
+from replayring._sampling import SampleStream
+from replayring.collation import Item, to_tensors
 
 
 class Source(Protocol):
@@ -22,35 +21,28 @@ class Source(Protocol):
         """Ends it; who waits gets `ClosedError`. Callable from any thread, and again."""
 
 
-class Drawn:
-    """A sample stream, each of whose batches comes with its `next_index`."""
+class InMemory:
+    """Batches as tensors in the memory that they arrived in."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: SampleStream, convert: Callable[[Batch], Item]) -> None:
         self._stream = stream
-        self._lock = threading.Lock()
+        self._convert = convert
         self.close = stream.close
 
-    def take(self) -> tuple[Arrays, int | None]:
-        with self._lock:  # or another thread's batch may come in between
-            return next(self._stream), self._stream.next_index
-
-
-class InMemory:
-    """Batches as tensors in this process's memory."""
-
-    def __init__(self, drawn: Drawn, convert: Callable[[Arrays], Item]) -> None:
-        self._drawn = drawn
-        self._convert = convert
-        self.close = drawn.close
-
     def take(self) -> tuple[Item, int | None]:
-        arrays, next_index = self._drawn.take()
-        return self._convert(arrays), next_index
+        batch = self._stream._draw()
+        return self._convert(batch), batch.next_index
 
 
-def pinned(arrays: Arrays) -> Item:
-    """Returns the arrays as tensors in one block of page-locked memory."""
-    layout = layout_of(arrays)
-    block = torch.empty(block_bytes(layout), dtype=torch.uint8, pin_memory=True)
-    fill(layout, arrays, block.numpy())
-    return tensors_in(layout, block)
+def from_arrays(batch: Batch) -> Item:
+    """Returns the tensors of a batch whose memory is numpy's."""
+    return to_tensors(batch.arrays)
+
+
+def from_block(batch: Batch) -> Item:
+    """Returns the tensors of a batch in a block of torch's.
+
+    They are to be of torch's own making: where one is copied to a GPU and let go, torch knows by
+    that which block not to use again before the copy has ended.
+    """
+    return tensors_in(block_of(batch), batch)

@@ -1,10 +1,11 @@
 """Sampled batches as a torch iterable dataset.
 
 Prefetching is the sample stream's business: it keeps requests in flight, and a thread of its own
-takes replies off the network while the learner computes; bringing them to a device is that of
-`_device`. What is left here is to make tensors of them, to leave out those that are too stale, to
-share the work between DataLoader workers, and to end streams: an iterator that nobody holds any
-longer closes its stream, so a `break` out of a loop leaves nothing behind.
+takes replies off the network, into memory of the right kind, while the learner computes; bringing
+them to a device is that of `_device`. What is left here is to make tensors of them, to leave out
+those that are too stale, to share the work between DataLoader workers, and to end streams: an
+iterator that nobody holds any longer closes its stream, so a `break` out of a loop leaves nothing
+behind.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from replayring._arguments import as_buffer, seconds, whole
-from replayring._device import Staging, as_device, link_to
+from replayring._blocks import in_blocks
+from replayring._device import as_device, page_locked, staging_on
 from replayring._freshness import Freshness
 from replayring._handover import hand_over
-from replayring._sources import Drawn, InMemory, Source, pinned
-from replayring.collation import Item, to_tensors
+from replayring._sampling import SampleStream
+from replayring._sources import InMemory, Source, from_arrays, from_block
+from replayring.collation import Item
 from replayring.dataset import copied_offsets
 from replayring_proto.errors import (
     ClosedError,
@@ -34,6 +37,7 @@ from replayring_proto.errors import (
     InvalidRequestError,
     ServerUnavailableError,
 )
+from replayring_proto.pack import Memory, aligned_empty
 from replayring_proto.query import SampleQuery, View
 
 if TYPE_CHECKING:
@@ -113,9 +117,12 @@ class BatchDataset(IterableDataset[Item]):
             max_staleness_frames: drop batches if more frames than this were added to the buffer
                 since they were drawn, and hand out later ones. It is judged when a batch is handed
                 out, by what the server said at most 0.1 s before. None for no bound.
-            device: where batches are brought to: "cuda", "cuda:1", a `torch.device`, or "cpu",
-                which takes the same way. None leaves them in the memory that they arrived in.
-            pin_memory: copy batches to page-locked memory, so that you can bring them to a GPU
+            device: where batches are brought to: "cuda", "cuda:1", a `torch.device`, or "cpu".
+                They are received in page-locked memory, and the copy of the next one begins when
+                you take one, so that it is there when you need it. None leaves them where they
+                arrived. Batches are received in another thread, so a CUDA graph that you capture
+                meanwhile wants `capture_error_mode="thread_local"`.
+            pin_memory: receive batches in page-locked memory, so that you can bring them to a GPU
                 faster and asynchronously. Without CUDA there is a warning and nothing else, as in
                 torch's DataLoader. Ignored in workers, which must not touch CUDA: there, use
                 `DataLoader(..., pin_memory=True)`. Not needed with `device`, which does so itself.
@@ -207,23 +214,25 @@ class BatchDataset(IterableDataset[Item]):
         self.__dict__.update(state, _iterators=weakref.WeakSet())
 
     def _source(self) -> Source:
-        # Of what is in flight, this much is on the device or on its way there.
-        depth = 0 if self._device is None else min(2, max(1, self._in_flight - 1))
-        stream = self.buffer.sample_stream(
+        if self._device is not None:
+            return staging_on(self._device, self._stream)
+        if self._pin_memory and get_worker_info() is None and torch.cuda.is_available():
+            return InMemory(self._stream(in_blocks(page_locked)), from_block)
+        return InMemory(self._stream(), from_arrays)
+
+    def _stream(self, memory: Memory = aligned_empty) -> SampleStream:
+        # Of what is in flight, one is on the device or on its way there.
+        staged = 0 if self._device is None else 1
+        return self.buffer.sample_stream(
             self.batch_size,
-            in_flight=max(1, self._in_flight - depth),
+            in_flight=max(1, self._in_flight - staged),
             drop_n_last_frames=self._drop_n_last_frames,
             min_frames=self._min_frames,
             seed=self._worker_seed(),
             timeout=self._patience(),
+            memory=memory,
             **self._view,
         )
-        drawn = Drawn(stream)
-        if self._device is not None:
-            link = link_to(self._device)
-            return Staging(drawn.take, drawn.close, link, depth=depth, timeout=self._patience())
-        pins = self._pin_memory and get_worker_info() is None and torch.cuda.is_available()
-        return InMemory(drawn, pinned if pins else to_tensors)
 
     def _freshness(self) -> Freshness | None:
         if self._max_staleness_frames is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from replayring._adding import Acknowledgement, Adder
 from replayring._arguments import Indices, natural, whole, whole_numbers
+from replayring._batch import checked
 from replayring._replies import Arrays
 from replayring._same_host import FileReads, FileStream, Place, find
 from replayring._sampling import SampleStream, WireStream, sample, sampling_of
@@ -21,6 +22,7 @@ from replayring_proto.errors import (
     InvalidSpecError,
 )
 from replayring_proto.messages import BufferInfo, info_from_message, view_to_message
+from replayring_proto.pack import Memory, aligned_empty
 from replayring_proto.query import Offsets, View
 from replayring_proto.spec import BufferSpec
 from replayring_proto.v1 import replay_pb2
@@ -244,6 +246,7 @@ class Buffer:
         min_frames: int = 1,
         seed: int | None = None,
         timeout: float | None = None,
+        memory: Memory = aligned_empty,
     ) -> SampleStream:
         """Returns an endless iterator of batches as `sample` gives them, fetched ahead.
 
@@ -258,6 +261,8 @@ class Buffer:
             min_frames: as for `sample`.
             seed: as for `sample`.
             timeout: seconds to wait for each batch; None for the client's own.
+            memory: makes the memory that batches are put in: given a number of bytes, it returns as
+                many, as an array of uint8 that begins at a multiple of 64. Called by any thread.
 
         Raises:
             InvalidRequestError: an argument does not fit the spec; nothing was sent.
@@ -268,13 +273,15 @@ class Buffer:
         )
         in_flight = whole(in_flight, "in_flight", 1, (1 << 31) - 1)
         self._caller.patience("", timeout)  # refuses a timeout that is none
+        memory = checked(memory)
         if self._files_for(view, sampling.query.batch_size) is None:
-            return WireStream(self._caller, sampling, in_flight, timeout)
+            return WireStream(self._caller, sampling, in_flight, timeout, memory)
         return FileStream(
             self._files,
             sampling,
-            partial(WireStream, self._caller, sampling, 1, timeout),
+            partial(WireStream, self._caller, sampling, 1, timeout, memory),
             self._caller.channel.check_open,
+            memory,
         )
 
     # Reading

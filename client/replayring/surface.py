@@ -20,6 +20,7 @@ from replayring._sampling import SampleStream
 from replayring.parameters import Parameters
 from replayring.writer import Writer
 from replayring_proto.messages import BufferInfo
+from replayring_proto.pack import Memory
 from replayring_proto.query import Offsets
 from replayring_proto.server_status import ServerStatus
 from replayring_proto.spec import BufferSpec
@@ -101,6 +102,7 @@ class ReplayBuffer(Protocol):
         min_frames: int = 1,
         seed: int | None = None,
         timeout: float | None = None,
+        memory: Memory = ...,
     ) -> SampleStream:
         """Returns an endless iterator of batches, fetched ahead."""
 

@@ -8,10 +8,10 @@ memory; headers as protobuf messages are handled here too, framing of messages i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,9 @@ ALIGNMENT = 64
 _CACHED_HEADER_BYTES = 4096
 
 Bytes = npt.NDArray[np.uint8]
+
+Memory: TypeAlias = Callable[[int], Bytes]
+"""Returns so many uninitialised bytes, beginning at a multiple of 64."""
 
 _ZEROES = memoryview(bytes(ALIGNMENT))
 
@@ -147,6 +150,13 @@ class PackLayout:
             body[gap] = 0
 
 
+def aligned_empty(nbytes: int) -> Bytes:
+    """Returns uninitialised bytes beginning at a multiple of 64."""
+    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -raw.__array_interface__["data"][0] % ALIGNMENT
+    return raw[start : start + nbytes]
+
+
 class Pack:
     """A pack in memory: a layout, a body, and one array per tensor that views the body.
 
@@ -160,20 +170,20 @@ class Pack:
 
     __slots__ = ("arrays", "body", "layout")
 
-    def __init__(self, layout: PackLayout) -> None:
+    def __init__(self, layout: PackLayout, memory: Memory = aligned_empty) -> None:
         self.layout = layout
-        self.body = aligned_empty(layout.nbytes)
+        self.body = memory(layout.nbytes)
         layout.clear_gaps(self.body)
         self.arrays = layout.views(self.body)
 
     @classmethod
-    def of(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Pack:
+    def of(cls, arrays: Mapping[str, npt.NDArray[Any]], memory: Memory = aligned_empty) -> Pack:
         """Returns a pack that holds copies of `arrays`.
 
         Raises:
             InvalidRequestError: a dtype is not on the allowlist.
         """
-        pack = cls(layout_of(arrays))
+        pack = cls(layout_of(arrays), memory)
         for name, array in arrays.items():
             pack.arrays[name][...] = array
         return pack
@@ -196,8 +206,8 @@ class PackAssembler:
 
     __slots__ = ("_filled", "pack")
 
-    def __init__(self, layout: PackLayout) -> None:
-        self.pack = Pack(layout)
+    def __init__(self, layout: PackLayout, memory: Memory = aligned_empty) -> None:
+        self.pack = Pack(layout, memory)
         self._filled = 0
 
     @property
@@ -211,13 +221,6 @@ class PackAssembler:
         self.pack.layout.check_filled(end)
         self.pack.body[self._filled : end] = np.frombuffer(piece, np.uint8)
         self._filled = end
-
-
-def aligned_empty(nbytes: int) -> Bytes:
-    """Returns uninitialised bytes beginning at a multiple of 64."""
-    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -raw.__array_interface__["data"][0] % ALIGNMENT
-    return raw[start : start + nbytes]
 
 
 def parse_header(encoded: bytes) -> PackLayout:
@@ -266,11 +269,16 @@ def layout_of(arrays: Mapping[str, npt.NDArray[Any]]) -> PackLayout:
     Raises:
         InvalidRequestError: a dtype is not on the allowlist.
     """
-    return _layout_of(tuple([(name, array.dtype, array.shape) for name, array in arrays.items()]))
+    return layout_for(tuple([(name, array.dtype, array.shape) for name, array in arrays.items()]))
 
 
 @lru_cache(maxsize=64)
-def _layout_of(tensors: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) -> PackLayout:
+def layout_for(tensors: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) -> PackLayout:
+    """Returns the layout of a pack of tensors given as (name, dtype, shape), as `layout_of` does.
+
+    Raises:
+        InvalidRequestError: a dtype is not on the allowlist.
+    """
     # An actor's episodes often have one length, and asking numpy for a dtype's name takes long.
     return PackLayout(_tensor_of(*tensor) for tensor in tensors)
 

@@ -3,38 +3,83 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from typing import Any
 
 import numpy as np
 
+from replayring._batch import Batch, batches_in
+from replayring._sampling import SampleStream
 from replayring_proto.errors import ClosedError
+from replayring_proto.pack import Memory, Pack, aligned_empty
 from tests.client.torch_buffers import make_naive
 from tests.naive import NaiveBuffer
 
+Arrays = dict[str, np.ndarray]
 
-class ScriptedStream:
-    """A stream that gives what it was told to and waits when that is used up."""
 
-    def __init__(self, *steps: Any) -> None:
-        self.steps = list(steps)
+class Together:
+    """Arrays that came in one pack, with so many batches in it."""
+
+    def __init__(self, arrays: Arrays, parts: int) -> None:
+        self.arrays = arrays
+        self.parts = parts
+
+
+class ScriptedStream(SampleStream):
+    """A stream that gives what it was told to and waits when that is used up. Thread-safe.
+
+    A step is a batch's arrays, several of them `Together`, or an error. `next_index` counts the
+    batches that were given.
+    """
+
+    def __init__(self, *steps: Any, memory: Memory = aligned_empty) -> None:
+        self.steps = deque(steps)
+        self.memory = memory
+        self.given = 0
         self.waiting = threading.Event()
-        self.closed = threading.Event()
+        self.closed = False
         self.closings = 0
-        self.next_index = 0
+        self._changed = threading.Condition()
+        self._parts: deque[Batch] = deque()
 
-    def __next__(self) -> Any:
-        if self.steps:
-            step = self.steps.pop(0)
-            if isinstance(step, Exception):
-                raise step
-            return step
-        self.waiting.set()
-        assert self.closed.wait(30)
-        raise ClosedError("closed")
+    def add(self, *steps: Any) -> None:
+        with self._changed:
+            self.steps.extend(steps)
+            self._changed.notify_all()
 
     def close(self) -> None:
-        self.closings += 1
-        self.closed.set()
+        with self._changed:
+            self.closings += 1
+            self.closed = True
+            self._changed.notify_all()
+
+    def _draw(self) -> Batch:
+        with self._changed:
+            while (batch := self._next()) is None:
+                self.waiting.set()
+                assert self._changed.wait(30)
+            return batch
+
+    def _poll(self) -> Batch | None:
+        with self._changed:
+            return self._next()
+
+    def _next(self) -> Batch | None:
+        if self.closed:
+            raise ClosedError("closed")
+        if not self._parts:
+            if not self.steps:
+                return None
+            step = self.steps.popleft()
+            if isinstance(step, Exception):
+                raise step
+            arrays, parts = step, 1
+            if isinstance(step, Together):
+                arrays, parts = step.arrays, step.parts
+            self._parts.extend(batches_in(Pack.of(arrays, self.memory), parts, 0))
+        self.given += 1
+        return self._parts.popleft()._replace(next_index=self.given)
 
 
 class ScriptedBuffer(NaiveBuffer):
@@ -47,8 +92,10 @@ class ScriptedBuffer(NaiveBuffer):
 
     def sample_stream(self, batch_size: int, **options: Any) -> Any:
         self.options.append({"batch_size": batch_size, **options})
-        return self.streams[len(self.options) - 1]
+        stream = self.streams[len(self.options) - 1]
+        stream.memory = options["memory"]
+        return stream
 
 
-def one(number: int) -> dict[str, np.ndarray]:
+def one(number: int) -> Arrays:
     return {"x": np.array([number])}

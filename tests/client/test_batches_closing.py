@@ -21,9 +21,15 @@ pytest_plugins = ["tests.client.torch_fixtures"]
 pytestmark = pytest.mark.usefixtures("no_threads_stay")
 
 
-def test_closing_wakes_who_waits() -> None:
+@pytest.fixture(params=[None, "cpu"], ids=["where they arrive", "on a device"])
+def device(request: pytest.FixtureRequest) -> str | None:
+    where: str | None = request.param
+    return where
+
+
+def test_closing_wakes_who_waits(device: str | None) -> None:
     streams = [ScriptedStream(one(1)), ScriptedStream()]
-    batches = BatchDataset(ScriptedBuffer(*streams), 1)
+    batches = BatchDataset(ScriptedBuffer(*streams), 1, device=device)
     seen: list[int] = []
 
     def loop() -> None:
@@ -44,9 +50,9 @@ def test_closing_wakes_who_waits() -> None:
     batches.close()
 
 
-def test_closing_one_iterator_leaves_the_others() -> None:
+def test_closing_one_iterator_leaves_the_others(device: str | None) -> None:
     streams = [ScriptedStream(one(1)), ScriptedStream(one(2))]
-    batches = BatchDataset(ScriptedBuffer(*streams), 1)
+    batches = BatchDataset(ScriptedBuffer(*streams), 1, device=device)
     first, second = iter(batches), iter(batches)
     first.close()
     assert list(first) == []
@@ -54,24 +60,25 @@ def test_closing_one_iterator_leaves_the_others() -> None:
     assert [stream.closings for stream in streams] == [1, 0]
 
 
-def test_an_iterator_let_go_closes_its_stream() -> None:
+def test_an_iterator_let_go_closes_its_stream(device: str | None) -> None:
     stream = ScriptedStream(one(1), one(2))
-    for _ in BatchDataset(ScriptedBuffer(stream), 1):
+    for _ in BatchDataset(ScriptedBuffer(stream), 1, device=device):
         break
     assert stream.closings == 1
 
 
-def test_the_last_batch_closes_the_stream() -> None:
-    stream = ScriptedStream(one(1), one(2), one(3))
-    batches = BatchDataset(ScriptedBuffer(stream), 1, num_batches=2)
+def test_the_last_batch_closes_the_stream(device: str | None) -> None:
+    stream = ScriptedStream(*map(one, range(1, 5)))
+    batches = BatchDataset(ScriptedBuffer(stream), 1, num_batches=2, device=device)
     assert [int(batch["x"]) for batch in batches] == [1, 2]
     assert stream.closings == 1
-    assert len(stream.steps) == 1
+    assert stream.given == (2 if device is None else 3)
 
 
-def test_errors_pass_and_the_stream_goes_on() -> None:
+def test_errors_pass_and_the_stream_goes_on(device: str | None) -> None:
     stream = ScriptedStream(one(1), DeadlineError("none came"), one(2))
-    iterator = iter(BatchDataset(ScriptedBuffer(stream), 1, num_batches=2, timeout=30))
+    batches = BatchDataset(ScriptedBuffer(stream), 1, num_batches=2, timeout=30, device=device)
+    iterator = iter(batches)
     assert int(next(iterator)["x"]) == 1
     with pytest.raises(TimeoutError, match="none came"):
         next(iterator)
@@ -79,14 +86,15 @@ def test_errors_pass_and_the_stream_goes_on() -> None:
     assert list(iterator) == []
 
 
-def test_a_closed_client_is_an_error_not_an_end() -> None:
-    iterator = iter(BatchDataset(ScriptedBuffer(ScriptedStream(ClosedError("client"))), 1))
+def test_a_closed_client_is_an_error_not_an_end(device: str | None) -> None:
+    stream = ScriptedStream(ClosedError("client"))
+    iterator = iter(BatchDataset(ScriptedBuffer(stream), 1, device=device))
     with pytest.raises(ClosedError):
         next(iterator)
 
 
-def test_a_real_client_that_closes_ends_the_wait(make_real: MakeBuffer) -> None:
-    batches = BatchDataset(make_real(), 4, timeout=60)
+def test_a_real_client_that_closes_ends_the_wait(make_real: MakeBuffer, device: str | None) -> None:
+    batches = BatchDataset(make_real(), 4, timeout=60, device=device)
     failures: list[BaseException] = []
     began = threading.Event()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import threading
 from typing import Any
 
 import pytest
@@ -65,17 +63,6 @@ def test_a_dataset_on_a_device(make_real: MakeBuffer, device: Any, in_flight: in
         assert one.keys() == other.keys()
         assert all(one[key].equal(other[key]) for key in one)
         assert all(value.device.type == "cpu" for value in other.values())
-
-
-def test_a_loop_that_breaks_off_leaves_no_thread(make_real: MakeBuffer) -> None:
-    buffer = make_real()
-    buffer.add_data(rollout(9))
-    for batch in BatchDataset(buffer, 4, device="cpu"):
-        assert len(batch["index"]) == 4
-        break
-    del batch
-    gc.collect()
-    assert "replayring staging" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_waiting_and_time_running_out(make_real: MakeBuffer) -> None:

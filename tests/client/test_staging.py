@@ -1,4 +1,4 @@
-"""Bringing batches to a device: order, bounds, memory used again only when it is free, ends."""
+"""Bringing batches to a device: order, memory that is kept until it is copied, errors, ends."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import gc
 import os
 import threading
 import weakref
-from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from replayring._blocks import block_bytes, fill, layout_of, tensors_in
-from replayring._device import CpuLink, Link, Staging
-from replayring_proto.errors import ClosedError, DeadlineError
+from replayring import _device
+from replayring._batch import Batch, batches_in
+from replayring._blocks import block_of, in_blocks, tensors_in
+from replayring._device import CpuLink, Link, Staging, page_locked
+from replayring_proto.errors import ClosedError, DeadlineError, MalformedMessageError
+from replayring_proto.pack import Pack
 from replayring_proto.spec import DTYPES
-from tests.support import eventually
-
-Arrays = dict[str, np.ndarray]
+from tests.client.scripted_streams import Arrays, ScriptedStream, Together
 
 _POISON = 0xA5
 
@@ -33,6 +33,9 @@ class LateCopy:
         self._made = False
         self._lock = threading.Lock()
 
+    def query(self) -> bool:
+        return self._made
+
     def synchronize(self) -> None:
         with self._lock:
             if not self._made:
@@ -44,71 +47,43 @@ class LateLink(Link):
     """A device whose copies come as late as they may, and whose fresh memory is poisoned."""
 
     def __init__(self) -> None:
-        self.staged: list[torch.Tensor] = []
         self.sent: list[LateCopy] = []
 
-    def stage(self, nbytes: int) -> torch.Tensor:
-        self.staged.append(torch.full((nbytes,), _POISON, dtype=torch.uint8))
-        return self.staged[-1]
+    def allocate(self, nbytes: int) -> torch.Tensor:
+        return torch.full((nbytes,), _POISON, dtype=torch.uint8)
 
-    def send(self, staged: torch.Tensor) -> tuple[torch.Tensor, LateCopy]:
-        block = torch.full_like(staged, _POISON)
-        self.sent.append(LateCopy(staged, block))
-        return block, self.sent[-1]
+    def send(self, block: torch.Tensor) -> tuple[torch.Tensor, LateCopy]:
+        copy = torch.full_like(block, _POISON)
+        self.sent.append(LateCopy(block.view(-1), copy))
+        return copy, self.sent[-1]
 
     def receive(self, block: torch.Tensor, event: Any) -> None:
         event.synchronize()
 
 
-class Source:
-    """Gives what it is told to, when it is told to."""
-
-    def __init__(self, *steps: Any) -> None:
-        self.steps = deque(steps)
-        self.given = 0
-        self.closed = False
-        self._changed = threading.Condition()
-
-    def add(self, *steps: Any) -> None:
-        with self._changed:
-            self.steps.extend(steps)
-            self._changed.notify_all()
-
-    def take(self) -> tuple[Arrays, int]:
-        with self._changed:
-            assert self._changed.wait_for(lambda: self.steps or self.closed, 60)
-            if self.closed:
-                raise ClosedError("the stream was closed")
-            step = self.steps.popleft()
-            self.given += 1
-        if isinstance(step, Exception):
-            raise step
-        return step, self.given
-
-    def close(self) -> None:
-        with self._changed:
-            self.closed = True
-            self._changed.notify_all()
-
-
 @pytest.fixture
 def staging() -> Iterator[Any]:
-    """Makes stages, and sees that their threads are gone in the end."""
+    """Makes stages of scripted streams, and closes them in the end."""
     made: list[Staging] = []
 
-    def make(source: Source, link: Link, depth: int = 2, timeout: float = 30.0) -> Staging:
-        made.append(Staging(source.take, source.close, link, depth=depth, timeout=timeout))
-        return made[-1]
+    def make(link: Link, *steps: Any) -> tuple[Staging, ScriptedStream]:
+        stream = ScriptedStream(*steps, memory=in_blocks(link.allocate))
+        made.append(Staging(stream, link))
+        return made[-1], stream
 
     yield make
     for one in made:
         one.close()
-        assert not one._thread.is_alive()
 
 
 def batch(number: int, rows: int = 4) -> Arrays:
     values = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3) + number
     return {"x": values, "done": np.arange(rows) % 2 == number % 2, "n": np.full(rows, number)}
+
+
+def together(*numbers: int) -> Together:
+    parts = [batch(number) for number in numbers]
+    return Together({key: np.concatenate([p[key] for p in parts]) for key in parts[0]}, len(parts))
 
 
 def same(tensors: dict[str, torch.Tensor], arrays: Arrays) -> bool:
@@ -119,108 +94,152 @@ def same(tensors: dict[str, torch.Tensor], arrays: Arrays) -> bool:
 
 @pytest.mark.parametrize("link", [CpuLink, LateLink])
 def test_batches_come_in_order_and_whole(staging: Any, link: Any) -> None:
-    stage = staging(Source(*map(batch, range(30))), link())
+    stage, _ = staging(link(), *map(batch, range(30)))
     for number in range(30):
         tensors, next_index = stage.take()
         assert same(tensors, batch(number))
         assert next_index == number + 1
 
 
-def test_the_garbage_collector_may_close_it_in_its_own_thread(staging: Any) -> None:
-    """An iterator in a cycle is let go wherever the collector runs, with whatever lock held."""
-
-    class Closing(deque[Any]):
-        def __len__(self) -> int:  # asked with the lock held
-            if threading.current_thread() is stage._thread:
-                stage.close()
-            return super().__len__()
-
-    source = Source(batch(0))
-    stage = staging(source, CpuLink(), depth=1)
-    eventually(lambda: len(stage._ready) == 1, "a batch")
-    with stage._lock:
-        stage._ready = Closing(stage._ready)
-    stage.take()
-    eventually(lambda: not stage._thread.is_alive(), "the thread's end")
-    with pytest.raises(ClosedError):
-        stage.take()
-
-
-def test_memory_is_used_again_only_when_its_copy_has_ended(staging: Any) -> None:
-    """Here nobody waits for a copy but who must: the stage before it fills the memory again."""
-    link = LateLink()
-    stage = staging(Source(*map(batch, range(30))), link, depth=12)
-    eventually(lambda: len(link.sent) >= 12, "twelve copies begun")
-    for number in range(30):
+@pytest.mark.parametrize("link", [CpuLink, LateLink])
+def test_batches_that_came_together_are_told_apart(staging: Any, link: Any) -> None:
+    stage, _ = staging(link(), together(0, 1, 2), batch(3), together(4, 5))
+    for number in range(6):
         assert same(stage.take()[0], batch(number))
-    assert len(link.staged) == 2  # and those are all there are
+
+
+def test_what_came_together_is_copied_once(staging: Any) -> None:
+    link = LateLink()
+    stage, _ = staging(link, together(0, 1, 2), together(3, 4, 5))
+    for number in range(3):
+        assert len(link.sent) == (0 if number == 0 else 1)
+        stage.take()
+    assert len(link.sent) == 2  # the batch after is on its way, and the others with it
+
+
+def test_the_next_one_is_on_its_way_and_no_more(staging: Any) -> None:
+    link = LateLink()
+    stage, stream = staging(link, *map(batch, range(20)))
+    for taken in range(1, 6):
+        stage.take()
+        assert stream.given == len(link.sent) == taken + 1
+
+
+def test_what_is_not_there_yet_is_not_waited_for(staging: Any) -> None:
+    stage, stream = staging(CpuLink(), batch(0))
+    assert same(stage.take()[0], batch(0))
+    assert not stream.waiting.is_set()
+    stream.add(batch(1))
+    assert same(stage.take()[0], batch(1))
+
+
+def test_memory_is_kept_until_it_is_copied(staging: Any) -> None:
+    """Here nothing is copied before it is taken; torch would give the memory to the next pack."""
+    stage, stream = staging(LateLink(), *map(batch, range(4)))
+    bodies = []
+    poll = stream._poll
+
+    def watched() -> Batch | None:
+        found = poll()
+        if found is not None:
+            bodies.append(weakref.ref(found.pack.body))
+        return found
+
+    stream._poll = watched
+    stage.take()
+    gc.collect()
+    assert bodies[0]() is not None  # the second's, which nobody has taken
+    stage.take()
+    stage.take()
+    gc.collect()
+    assert bodies[0]() is None
+
+
+def test_closing_waits_for_copies_under_way(staging: Any) -> None:
+    """They read memory that is let go then; one of them may be of a batch that is in use."""
+    link = LateLink()
+    stage, _ = staging(link, *map(batch, range(4)))
+    stage.take()
+    assert [copy.query() for copy in link.sent] == [True, False]
+    stage.close()
+    assert all(copy.query() for copy in link.sent)
 
 
 def test_batches_that_are_kept_stay_as_they_are(staging: Any) -> None:
-    stage = staging(Source(*map(batch, range(20))), CpuLink())
+    stage, _ = staging(CpuLink(), *map(batch, range(20)))
     kept = [stage.take()[0] for _ in range(20)]
     assert all(same(tensors, batch(number)) for number, tensors in enumerate(kept))
 
 
-@pytest.mark.parametrize("depth", [1, 2, 5])
-def test_no_more_are_fetched_than_wanted(staging: Any, depth: int) -> None:
-    source = Source(*map(batch, range(20)))
-    stage = staging(source, LateLink(), depth=depth)
-    for taken in range(5):
-        eventually(lambda: source.given == depth + taken, "the stage is full")  # noqa: B023
-        assert len(stage._ready) <= depth
-        stage.take()
+def test_on_the_cpu_nothing_is_copied(staging: Any) -> None:
+    stage, stream = staging(CpuLink())
+    pack = Pack.of(batch(0), stream.memory)
+    stream._draw = lambda: Batch(pack, 1)
+    tensors, _ = stage.take()
+    pack.arrays["x"][1, 2] = 77
+    assert tensors["x"][1, 2] == 77
 
 
 def test_sizes_change(staging: Any) -> None:
     sizes = [4, 400, 3, 4000, 1]
-    stage = staging(Source(*(batch(size, size) for size in sizes)), LateLink())
+    stage, _ = staging(LateLink(), *(batch(size, size) for size in sizes))
     assert all(same(stage.take()[0], batch(size, size)) for size in sizes)
 
 
 def test_errors_come_in_their_place_and_the_stage_goes_on(staging: Any) -> None:
-    stage = staging(Source(batch(0), ValueError("odd"), batch(1)), CpuLink())
+    stage, _ = staging(CpuLink(), batch(0), ValueError("odd"), batch(1))
     assert same(stage.take()[0], batch(0))
     with pytest.raises(ValueError, match="odd"):
         stage.take()
     assert same(stage.take()[0], batch(1))
 
 
-def test_an_error_of_the_device_is_told(staging: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_an_error_of_the_device_is_told(
+    staging: Any, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
     def fail(*_: Any) -> Any:
         raise RuntimeError("out of memory")
 
+    stage, stream = staging(CpuLink(), *map(batch, range(ahead)))
+    for number in range(ahead):
+        assert same(stage.take()[0], batch(number))
     with monkeypatch.context() as patch:
         patch.setattr(CpuLink, "send", fail)
-        source = Source(batch(0))
-        stage = staging(source, CpuLink())
+        stream.add(batch(7))
         with pytest.raises(RuntimeError, match="out of memory"):
             stage.take()
-    source.add(batch(1))
-    assert same(stage.take()[0], batch(1))
+    stream.add(batch(8))
+    assert same(stage.take()[0], batch(8))
 
 
-def test_that_nothing_came_is_told_to_who_waited_all_that_time(staging: Any) -> None:
-    source = Source(DeadlineError("before anybody asked"))
-    stage = staging(source, CpuLink(), timeout=0.05)
-    eventually(lambda: stage._trouble, "the source gave up once")
+def test_of_what_came_together_the_rest_is_sent_after_an_error(
+    staging: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    stage, _ = staging(CpuLink(), together(0, 1, 2))
+    with monkeypatch.context() as patch:
+        patch.setattr(CpuLink, "send", fail)
+        with pytest.raises(RuntimeError):
+            stage.take()
+    assert [same(stage.take()[0], batch(number)) for number in (1, 2)] == [True, True]
+
+
+def test_that_nothing_came_is_told_and_the_stage_goes_on(staging: Any) -> None:
+    stage, stream = staging(CpuLink(), DeadlineError("none came"))
     with pytest.raises(DeadlineError):
         stage.take()
-    source.add(batch(1))
+    stream.add(batch(1))
     assert same(stage.take()[0], batch(1))
-    assert stage._trouble is None
-    source.add(DeadlineError("while nobody waited"), batch(2))
-    eventually(lambda: source.given == 4, "the stage went on by itself")
-    assert same(stage.take()[0], batch(2))
 
 
 def test_closing_wakes_who_waits(staging: Any) -> None:
-    stage = staging(Source(), CpuLink())
+    stage, stream = staging(CpuLink())
     failures: list[Exception] = []
-    waiting = threading.Event()
 
     def wait() -> None:
-        waiting.set()
         try:
             stage.take()
         except ClosedError as error:
@@ -228,7 +247,7 @@ def test_closing_wakes_who_waits(staging: Any) -> None:
 
     thread = threading.Thread(target=wait)
     thread.start()
-    assert waiting.wait(20)
+    assert stream.waiting.wait(20)
     stage.close()
     thread.join(20)
     assert len(failures) == 1
@@ -237,17 +256,46 @@ def test_closing_wakes_who_waits(staging: Any) -> None:
     stage.close()
 
 
-def test_a_full_stage_closes(staging: Any) -> None:
-    source = Source(*map(batch, range(9)))
-    stage = staging(source, CpuLink())
-    eventually(lambda: len(stage._ready) == 2, "it is full")
+def test_what_was_brought_ahead_is_not_given_after_closing(staging: Any) -> None:
+    stage, stream = staging(CpuLink(), *map(batch, range(9)))
+    stage.take()
     stage.close()
-    assert source.closed
-    assert not stage._ready
+    assert stream.closed
+    with pytest.raises(ClosedError):
+        stage.take()
+
+
+def test_the_garbage_collector_may_close_it_with_the_lock_held(staging: Any) -> None:
+    """An iterator in a cycle is let go wherever the collector runs."""
+    stage, _ = staging(CpuLink(), *map(batch, range(3)))
+    stage.take()
+    with stage._lock:
+        stage.close()
+    with pytest.raises(ClosedError):
+        stage.take()
+
+
+def test_several_threads_get_each_batch_once(staging: Any) -> None:
+    stage, _ = staging(LateLink(), *(together(*range(n, n + 4)) for n in range(0, 400, 4)))
+    numbers: list[int] = []
+
+    def learn() -> None:
+        for _ in range(100):
+            tensors, _ = stage.take()
+            (number,) = tensors["n"].unique().tolist()
+            assert same(tensors, batch(number))
+            numbers.append(number)
+
+    threads = [threading.Thread(target=learn) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(numbers) == list(range(400))
 
 
 def test_a_forked_child_is_told(staging: Any) -> None:
-    stage = staging(Source(batch(0)), CpuLink())
+    stage, _ = staging(CpuLink(), batch(0))
     child = os.fork()
     if not child:
         try:
@@ -261,33 +309,80 @@ def test_a_forked_child_is_told(staging: Any) -> None:
     assert same(stage.take()[0], batch(0))
 
 
-def test_nothing_is_kept_of_a_batch_that_was_taken(staging: Any) -> None:
-    stage = staging(Source(batch(0)), CpuLink())
-    tensors, _ = stage.take()
-    gone = weakref.ref(tensors["x"])
+@pytest.mark.parametrize("steps", [[batch(0)], [together(0)], [together(0, 0)]])
+def test_nothing_is_kept_of_batches_that_were_taken(staging: Any, steps: Any) -> None:
+    stage, stream = staging(CpuLink(), *steps)
+    count = getattr(steps[0], "parts", 1)
+    blocks = []
+    for _ in range(count):
+        tensors, _ = stage.take()
+        blocks.append(weakref.ref(tensors["x"]._base))
+    for number in (1, 2):  # what was copied is let go when more is sent
+        stream.add(batch(number))
+        stage.take()
     del tensors
     gc.collect()
-    assert gone() is None
+    assert [block() for block in blocks] == [None] * count
+
+
+def test_where_no_memory_can_be_locked_ordinary_memory_does(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ordinary = torch.empty
+
+    def empty(*shape: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+        if pin_memory:
+            raise RuntimeError("CUDA error: out of memory")
+        return ordinary(*shape, **options)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(_device, "_told", threading.Event())
+    for _ in range(3):
+        assert page_locked(128).shape == (128,)
+    (told,) = caplog.messages
+    assert told.startswith("128 bytes could not be page-locked")
+    assert told.endswith("lower in_flight or batch_size: CUDA error: out of memory")
 
 
 # Blocks
 
 
 @pytest.mark.parametrize("name", DTYPES)
-def test_any_dtype_in_a_block(name: str) -> None:
+@pytest.mark.parametrize("parts", [1, 2])
+def test_any_dtype_in_a_block(name: str, parts: int) -> None:
     arrays = {
-        "odd": np.arange(3, dtype=np.uint8),
-        "scalars": np.arange(5).astype(DTYPES[name]),
-        "matrices": np.arange(30).reshape(5, 3, 2).astype(DTYPES[name]),
-        "none": np.zeros((0, 3), DTYPES[name]),
-        "turned": np.arange(12).reshape(3, 4).astype(DTYPES[name]).T,
+        "odd": np.arange(6, dtype=np.uint8),
+        "scalars": np.arange(6).astype(DTYPES[name]),
+        "matrices": np.arange(36).reshape(6, 3, 2).astype(DTYPES[name]),
+        "none": np.zeros((6, 0), DTYPES[name]),
+        "turned": np.arange(24).reshape(4, 6).astype(DTYPES[name]).T,
     }
-    layout = layout_of(arrays)
-    assert layout_of({key: array.copy() for key, array in arrays.items()}) is layout
-    block = torch.empty(block_bytes(layout), dtype=torch.uint8)
-    fill(layout, arrays, block.numpy())
-    tensors = tensors_in(layout, block)
-    assert same(tensors, arrays)
-    assert all(tensor.is_contiguous() for tensor in tensors.values())
-    tensors["scalars"].zero_()
-    assert same(tensors_in(layout, block), {**arrays, "scalars": np.zeros(5, DTYPES[name])})
+    pack = Pack.of(arrays, in_blocks(CpuLink().allocate))
+    size = 6 // parts
+    for part in batches_in(pack, parts, 0):
+        rows = slice(part.part * size, (part.part + 1) * size)
+        wanted = {key: array[rows] for key, array in arrays.items()}
+        tensors = tensors_in(block_of(part), part)
+        assert same(tensors, wanted)
+        assert all(tensor.is_contiguous() for tensor in tensors.values())
+        assert all(np.array_equal(part.arrays[key], wanted[key]) for key in wanted)
+        tensors["scalars"].zero_()
+        assert same(tensors, {**wanted, "scalars": np.zeros(size, DTYPES[name])})
+    assert not pack.arrays["scalars"].any()
+    assert np.array_equal(pack.arrays["matrices"], arrays["matrices"])
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"a": np.zeros(5)},
+        {"a": np.zeros(4), "b": np.zeros(6)},
+        {"a": np.zeros(4), "b": np.zeros(())},
+        {"a": np.zeros(())},
+        {},
+    ],
+)
+def test_a_pack_that_cannot_be_cut(arrays: Arrays) -> None:
+    with pytest.raises(MalformedMessageError, match="a reply of 2 batches"):
+        batches_in(Pack.of(arrays), 2, 0)
+    assert len(batches_in(Pack.of(arrays), 1, 0)) == 1

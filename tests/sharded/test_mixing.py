@@ -57,7 +57,7 @@ def as_it_is(shards: Shards, rng: np.random.Generator) -> dict[str, np.ndarray]:
     mixture = Mixture(BATCH)
     while mixture.count < mixture.size:
         mixture.add(rng, shards.heads())
-    return mixture.arrays()
+    return mixture.pack().arrays
 
 
 def equal_shares(shards: Shards, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -155,7 +155,7 @@ def test_while_shards_fill_each_block_counts_as_what_it_was_drawn_from() -> None
             taken = mixture.count - before
             expected += taken * share
             variance += taken * share * (1 - share)
-        seen += int((mixture.arrays()["shard"] == 0).sum())
+        seen += int((mixture.pack().arrays["shard"] == 0).sum())
     assert abs(seen - expected) < 6 * np.sqrt(variance)
 
 
@@ -170,7 +170,7 @@ def test_a_batch_is_no_fresher_than_any_of_its_frames(block: int) -> None:
         while mixture.count < mixture.size:
             mixture.add(rng, shards.heads())
         oldest = np.array([[shown[shard] for shard in range(3)] for shown in mixture.shown])
-        arrays = mixture.arrays()
+        arrays = mixture.pack().arrays
         for number, shown in enumerate(oldest):
             of_batch = slice(number * BATCH, (number + 1) * BATCH)
             added = arrays["added"][of_batch][arrays["shard"][of_batch] == 0]

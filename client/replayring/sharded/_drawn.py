@@ -64,9 +64,10 @@ def from_files(
         life: of the buffer there.
     """
     next_index = reads.next_index()
-    arrays = reads.draw(sampling, sampler, units)
-    if arrays is None:
+    pack = reads.draw(sampling, sampler, units)
+    if pack is None:
         return Block({}, 0, 0, next_index, born, life)
+    arrays = pack.arrays
     frames = len(arrays[INDEX])
     to_all(arrays, shard.number)
     return Block(arrays, frames, sampler.eligible or 0, next_index, born, life)

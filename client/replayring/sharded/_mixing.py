@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replayring._replies import Arrays
+from replayring_proto.pack import Memory, Pack, aligned_empty, layout_for
 
 Places = npt.NDArray[np.int64]
 
@@ -133,14 +134,12 @@ class Mixture:
             for shard, count in added.items():
                 shown[shard] = min(count, shown.get(shard, count))
 
-    def arrays(self) -> Arrays:
+    def pack(self, memory: Memory = aligned_empty) -> Pack:
         """Returns all frames, in memory of their own."""
         first = self._parts[0][0].arrays
-        joined = {
-            key: np.empty((self.size, *array.shape[1:]), array.dtype)
-            for key, array in first.items()
-        }
+        form = [(key, array.dtype, (self.size, *array.shape[1:])) for key, array in first.items()]
+        joined = Pack(layout_for(tuple(form)), memory)
         for block, start, end, places in self._parts:
-            for key, array in joined.items():
+            for key, array in joined.arrays.items():
                 array[places] = block.arrays[key][start:end]
         return joined

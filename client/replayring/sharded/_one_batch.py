@@ -96,7 +96,7 @@ class OneBatch:
                 self._heads = {shard: head for shard, head in self._heads.items() if head.left}
             else:
                 self._wait(patience)
-        return self._mixture.arrays()
+        return self._mixture.pack().arrays
 
     def _enough(self, patience: Patience) -> bool:
         """Whether `min_frames` are there; the eligible ones, which are known, often suffice."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from replayring._adding import Acknowledgement, new_writer_id
 from replayring._arguments import Indices, natural, seconds, whole, whole_numbers
+from replayring._batch import checked
 from replayring._patience import Patience
 from replayring._replies import Arrays
 from replayring._same_host import Place
@@ -38,6 +39,7 @@ from replayring_proto.errors import (
     ServerUnavailableError,
 )
 from replayring_proto.messages import BufferInfo
+from replayring_proto.pack import Memory, aligned_empty
 from replayring_proto.query import Offsets, View
 from replayring_proto.spec import check_name
 
@@ -233,6 +235,7 @@ class ShardedBuffer:
         min_frames: int = 1,
         seed: int | None = None,
         timeout: float | None = None,
+        memory: Memory = aligned_empty,
     ) -> ShardedStream:
         """Returns an endless iterator of batches as `sample` gives them, fetched ahead.
 
@@ -245,7 +248,8 @@ class ShardedBuffer:
         sampling = self._sampling(batch_size, view, drop_n_last_frames, min_frames, seed)
         in_flight = whole(in_flight, "in_flight", 1, (1 << 31) - 1)
         self._patience("", timeout)  # refuses a timeout that is none
-        return ShardedStream(self._parts, self._waiting(sampling), sampling, in_flight, timeout)
+        waiting, memory = self._waiting(sampling), checked(memory)
+        return ShardedStream(self._parts, waiting, sampling, in_flight, timeout, memory)
 
     def _sampling(
         self, batch_size: int, view: View, drop: int, min_frames: int, seed: int | None

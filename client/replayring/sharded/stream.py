@@ -15,15 +15,16 @@ from dataclasses import replace
 import numpy as np
 
 from replayring._background import FOREIGN, Guard
+from replayring._batch import Batch, batches_in
 from replayring._patience import Patience
-from replayring._replies import Arrays
-from replayring._sampling import CLOSED, SampleStream, Sampling, split
+from replayring._sampling import CLOSED, SampleStream, Sampling
 from replayring.sharded._feed import Feed, FileFeed, WireFeed
 from replayring.sharded._mixing import Block, Mixture
 from replayring.sharded._part import Part
 from replayring.sharded._waiting import Out, Waiting
 from replayring_proto.errors import ClosedError
 from replayring_proto.limits import TOGETHER_BYTES
+from replayring_proto.pack import Memory
 from replayring_proto.ring import Plan
 
 _LOGGER = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class ShardedStream(SampleStream):
         sampling: Sampling,
         in_flight: int,
         timeout: float | None,
+        memory: Memory,
     ) -> None:
         """Starts fetching, unless it has to wait for `min_frames`.
 
@@ -58,10 +60,12 @@ class ShardedStream(SampleStream):
             sampling: what to sample, checked.
             in_flight: batches wanted ahead, checked; of each shard if they are small.
             timeout: seconds that `next` waits for a batch, checked; None for the client's own.
+            memory: makes what batches are mixed in.
         """
         self._sampling = sampling
         self._waiting = waiting
         self._timeout = timeout
+        self._memory = memory
         self._parts = parts
         self._process = os.getpid()
         self._guard = Guard()
@@ -76,8 +80,7 @@ class ShardedStream(SampleStream):
         self._batch = 0
         self._mixture = self._begun()
         self._lives = [part.life for part in parts]
-        self._ready: deque[tuple[Arrays, dict[int, int]]] = deque()  # and what each shows
-        self._next_index: int | None = None
+        self._ready: deque[tuple[Batch, dict[int, int]]] = deque()  # and what each shows
         self._known = [0] * len(parts)  # eligible frames of each shard, as it said last
         self._feeds: list[Feed] = [self._feed(part) for part in parts]
         if sampling.min_frames <= 1:
@@ -92,9 +95,8 @@ class ShardedStream(SampleStream):
         """
         return self._next_index
 
-    def __next__(self) -> Arrays:
-        if os.getpid() != self._process:
-            raise ClosedError(FOREIGN.format("sample stream"))
+    def _draw(self) -> Batch:
+        self._check_native()
         patience = self._waiting.patience(self._timeout)
         if not self._started:
             self._await_frames(patience)
@@ -103,10 +105,31 @@ class ShardedStream(SampleStream):
             self._forget_the_gone()
             if not self._ready:
                 self._mix(patience)
-            self._batch += 1
-            arrays, shown = self._ready.popleft()
-            self._next_index = self._sum(shown)
-            return arrays
+            return self._take()
+
+    def _poll(self) -> Batch | None:
+        self._check_native()
+        with self._lock:
+            self._check_open()
+            self._forget_the_gone()
+            if self._ready:
+                return self._take()
+            if not self._started:
+                return None
+            if not self._fill():
+                self._check()
+                return None
+            self._finish()
+            return self._take()
+
+    def _take(self) -> Batch:
+        self._batch += 1
+        batch, shown = self._ready.popleft()
+        return batch._replace(next_index=self._sum(shown))
+
+    def _check_native(self) -> None:
+        if os.getpid() != self._process:
+            raise ClosedError(FOREIGN.format("sample stream"))
 
     def close(self) -> None:
         """Ends it, and what fetches for it. See `SampleStream.close`."""
@@ -169,8 +192,7 @@ class ShardedStream(SampleStream):
             if not seconds:
                 raise self._waiting.overdue(patience, self._out())
             self._changed.wait(seconds)
-        whole = self._finished()
-        self._ready.extend(zip(split(whole.arrays(), self._group), whole.shown, strict=True))
+        self._finish()
 
     def _sum(self, shown: Mapping[int, int]) -> int:
         """Returns the sum over shards that `info` would count if it were asked now."""
@@ -237,13 +259,14 @@ class ShardedStream(SampleStream):
                 return
             blocks.popleft()
 
-    def _finished(self) -> Mixture:
-        """Begins another mixture; returns the one that is whole."""
+    def _finish(self) -> None:
+        """Has the batches of the mixture ready, which is whole, and begins another."""
         whole, self._mixture = self._mixture, self._begun()
         for feed in self._feeds:
             self._drop_old(feed)
         self._aim()
-        return whole
+        batches = batches_in(whole.pack(self._memory), self._group, 0)
+        self._ready.extend(zip(batches, whole.shown, strict=True))
 
     def _aim(self) -> None:
         """Has each shard send ahead its share of the batches that are wanted, as shares are now."""

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from replayring_proto import limits
 from replayring_proto.errors import OvertakenError, ToleranceError
 from replayring_proto.layout import BOUNDS, physical_rows
-from replayring_proto.pack import Pack, PackLayout, TensorSpec
+from replayring_proto.pack import Memory, Pack, PackLayout, TensorSpec, aligned_empty
 from replayring_proto.ring.columns import FrameColumns
 from replayring_proto.ring.counters import Counters
 from replayring_proto.ring.live import Indices, Live
@@ -130,13 +130,16 @@ class RingReader:
 
         return self.gather(plan, pick)
 
-    def gather(self, plan: Plan, pick: Callable[[Live], Indices]) -> Pack:
+    def gather(
+        self, plan: Plan, pick: Callable[[Live], Indices], memory: Memory = aligned_empty
+    ) -> Pack:
         """Picks frames from the live window and gathers them, anew until all of them are whole.
 
         Args:
             plan: what to gather.
             pick: returns the wanted frames' `index`; called again, with the window as it is then,
                 each time writers overtook the gathering.
+            memory: makes what they are gathered in.
 
         Raises:
             OvertakenError: that happened a thousand times in a row.
@@ -144,7 +147,7 @@ class RingReader:
         for _ in range(_ATTEMPTS):
             live = self.live
             wanted = pick(live)
-            pack, oldest, misses = self._gather_once(plan, live, wanted)
+            pack, oldest, misses = self._gather_once(plan, live, wanted, memory)
             if oldest >= self._oldest_whole:
                 if misses is not None:
                     raise misses
@@ -155,10 +158,10 @@ class RingReader:
         )
 
     def _gather_once(
-        self, plan: Plan, live: Live, index: Indices
+        self, plan: Plan, live: Live, index: Indices, memory: Memory
     ) -> tuple[Pack, int, ToleranceError | None]:
         """Gathers once; also returns the oldest frame touched, and a complaint if any."""
-        pack = Pack(plan.layout(len(index)))
+        pack = Pack(plan.layout(len(index)), memory)
         rows = index % self._rows
         self.columns.gather(plan.plain, rows, pack.arrays)
         oldest = int(index.min(initial=live.end))

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from replayring_proto.errors import OvertakenError
-from replayring_proto.pack import Pack
+from replayring_proto.pack import Memory, Pack, aligned_empty
 from replayring_proto.query import SampleQuery
 from replayring_proto.ring.eligible import EligibleCount
 from replayring_proto.ring.live import Indices, Live
@@ -81,7 +81,7 @@ class UniformSampler:
             return self._searches
         return self._count.behind(self._reader.live) > _FREE_DRAWS
 
-    def batch(self, batches: int = 1) -> Pack:
+    def batch(self, batches: int = 1, memory: Memory = aligned_empty) -> Pack:
         """Returns one batch, drawn with replacement, or several in one pack, one after the other.
 
         All of it is drawn anew if writers overtook it, so that frames about to be overwritten are
@@ -92,9 +92,9 @@ class UniformSampler:
             ToleranceError: a window in seconds misses inside an episode.
         """
         if self._count is None:
-            return self._reader.gather(self.plan, partial(self._draw, batches))
+            return self._reader.gather(self.plan, partial(self._draw, batches), memory)
         for _ in range(_COUNTS):
-            pack = self._reader.gather(self.plan, partial(self._draw_counted, batches))
+            pack = self._reader.gather(self.plan, partial(self._draw_counted, batches), memory)
             if self.eligible is not None:
                 return pack
         raise OvertakenError(f"writers overtook this count {_COUNTS} times; try again")
