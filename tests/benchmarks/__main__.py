@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from tests.benchmarks.goals import MEMORY, Record
 from tests.benchmarks.parts import GPU_ONLY, PARTS, SMALL_ONLY
 from tests.benchmarks.picture import draw
 from tests.benchmarks.report import report
-from tests.benchmarks.rig import DEVICE, Peers, Rig
+from tests.benchmarks.rig import Peers, Rig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +60,7 @@ def measure(options: argparse.Namespace) -> Iterator[Record]:
 
 def parts_measured_unasked() -> list[str]:
     """Returns all parts that are of use on this machine."""
-    return [part for part in PARTS if part not in GPU_ONLY or DEVICE != "cpu"]
+    return [part for part in PARTS if part not in GPU_ONLY or shutil.which("nvidia-smi")]
 
 
 def figures(name: str, part: str, options: argparse.Namespace) -> Iterator[Record]:

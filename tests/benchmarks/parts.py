@@ -106,7 +106,7 @@ def training(rig: Rig) -> Contenders:
     yield Contender({"replayring, same host": [rig.trainer("train", same_host=True)]})
     yield Contender({"replayring, copied by the loop": [rig.trainer("train_and_copy")]})
     yield Contender({"replayring, DataLoader": [rig.trainer("train_from_loader")]})
-    yield Contender({"replayring, without training": [rig.trainer("tensors")]})
+    yield Contender({"replayring, without training": [rig.trainer("take")]})
 
 
 PARTS: dict[str, Callable[[Rig], Contenders]] = {

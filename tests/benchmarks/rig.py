@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import replayring
 from replayring.benchmark.processes import START_SECONDS, Worker
 from replayring.benchmark.roles import fill
@@ -110,7 +108,7 @@ class Rig(ExitStack):
     def trainer(self, role: str, *, same_host: bool = False) -> Worker:
         """Starts a client of our own that trains a network."""
         client = self.files if same_host else self.wire
-        task = Task(role, client.buffer(BUFFER), self.workload, DEVICE)
+        task = Task(role, client.buffer(BUFFER), self.workload)
         return self._busy(Task.command("tests.benchmarks.training"), task)
 
     def sharded(self, count: int) -> Any:
@@ -193,4 +191,3 @@ class Rig(ExitStack):
 
 
 PYTHON = sys.executable
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -10,21 +10,23 @@ learner loses to replay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import pairwise, repeat
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from replayring.benchmark import worker
-from replayring.benchmark.roles import Role, Settle, batches_of, loader_of, tensors
+from replayring.benchmark.roles import Role, Settle, batches_of, loader_of, taking
 from replayring.benchmark.tasks import Task
 from replayring.benchmark.turns import Step
 from replayring.benchmark.workloads import Workload
 
+ON_GPU = torch.cuda.is_available()
+DEVICE = "cuda" if ON_GPU else "cpu"
 HIDDEN = 512
 TARGET = "action"
 
@@ -74,8 +76,7 @@ def _convolutions() -> nn.Module:
 
 def updates(task: Task, batches: Iterator[Batch]) -> tuple[Step, Settle]:
     """Returns a step that takes a batch and learns from it, and what waits for the device."""
-    assert task.device
-    network = Cloning(task.workload).to(task.device)
+    network = Cloning(task.workload).to(DEVICE)
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
 
     def step() -> int:
@@ -85,13 +86,13 @@ def updates(task: Task, batches: Iterator[Batch]) -> tuple[Step, Settle]:
         optimizer.step()
         return task.workload.batch_size
 
-    return step, torch.cuda.synchronize if on_gpu(task) else None
+    return step, torch.cuda.synchronize if ON_GPU else None
 
 
 @contextmanager
 def train_on_one(task: Task) -> Iterator[tuple[Step, Settle]]:
     """On the same batch, again and again: how fast training is where batches cost nothing."""
-    with batches_of(task) as batches:
+    with brought(task) as batches:
         batch = next(iter(batches))
     yield updates(task, repeat(batch))
 
@@ -99,38 +100,41 @@ def train_on_one(task: Task) -> Iterator[tuple[Step, Settle]]:
 @contextmanager
 def train(task: Task) -> Iterator[tuple[Step, Settle]]:
     """On batches that a `BatchDataset` brings to the device."""
-    with batches_of(task) as batches:
+    with brought(task) as batches:
         yield updates(task, iter(batches))
 
 
 @contextmanager
 def train_and_copy(task: Task) -> Iterator[tuple[Step, Settle]]:
     """On batches that the loop itself brings there: a `BatchDataset` without its device."""
-    with batches_of(replace(task, device=None)) as batches:
-        yield updates(task, map(_copying(task), batches))
+    with batches_of(task) as batches:
+        yield updates(task, map(_copied, batches))
 
 
 @contextmanager
 def train_from_loader(task: Task) -> Iterator[tuple[Step, Settle]]:
     """On batches of a `DataLoader` that pins them, brought there by the loop."""
-    batches = iter(loader_of(task, pin_memory=on_gpu(task)))
-    yield updates(task, map(_copying(task), batches))
+    yield updates(task, map(_copied, loader_of(task, pin_memory=ON_GPU)))
 
 
-def on_gpu(task: Task) -> bool:
-    """Returns whether the device works while this process goes on."""
-    return torch.device(task.device or "cpu").type != "cpu"
+@contextmanager
+def take(task: Task) -> Iterator[tuple[Step, Settle]]:
+    """No training: how fast a `BatchDataset` brings batches to the device."""
+    with brought(task) as batches:
+        yield taking(iter(batches), task), torch.cuda.synchronize if ON_GPU else None
 
 
-def _copying(task: Task) -> Callable[[Batch], Batch]:
-    def copied(batch: Batch) -> Batch:
-        return {name: value.to(task.device, non_blocking=True) for name, value in batch.items()}
-
-    return copied
+def brought(task: Task) -> Any:
+    """Returns a `BatchDataset` that brings batches to the device."""
+    return batches_of(task, device=DEVICE)
 
 
-_HERE = (train_on_one, train, train_and_copy, train_from_loader)
-ROLES: dict[str, Role] = {role.__name__: role for role in (*_HERE, tensors)}
+def _copied(batch: Batch) -> Batch:
+    return {name: value.to(DEVICE, non_blocking=True) for name, value in batch.items()}
+
+
+_ALL = (train_on_one, train, train_and_copy, train_from_loader, take)
+ROLES: dict[str, Role] = {role.__name__: role for role in _ALL}
 
 if __name__ == "__main__":
     worker.main(ROLES)

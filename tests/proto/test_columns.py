@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from replayring_proto import layout
 from replayring_proto.pack import Pack, PackLayout, TensorSpec
 from replayring_proto.ring import FrameColumns
+from replayring_proto.ring import columns as columns_module
 from replayring_proto.ring.columns import Fetch
 from replayring_proto.spec import BufferSpec
 
@@ -43,12 +45,16 @@ COLUMNS = noise()
     st.lists(st.sampled_from(KEYS), min_size=1, unique=True),
     st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=12),
     st.sampled_from([(-1,), (-1, 1), (1, -1)]),
+    st.sampled_from([1, 1_000, 1 << 17]),
 )
-def test_it_gives_what_indexing_gives(keys: list[str], rows: list[int], shape: Any) -> None:
+def test_it_gives_what_indexing_gives(
+    keys: list[str], rows: list[int], shape: Any, at_once: int
+) -> None:
     wanted = np.array(rows).reshape(shape)
     specs = [(key, SPEC.by_name[key]) for key in sorted(keys)]
     pack = Pack(PackLayout(TensorSpec(key, c.dtype, (*wanted.shape, *c.shape)) for key, c in specs))
-    COLUMNS.gather(Fetch.of(SPEC, keys), wanted, pack.arrays)
+    with patch.object(columns_module, "_AT_ONCE_BYTES", at_once):
+        COLUMNS.gather(Fetch.of(SPEC, keys), wanted, pack.arrays)
     for key in keys:
         np.testing.assert_array_equal(
             pack.arrays[key].view(np.uint8), COLUMNS[key][wanted].view(np.uint8), key

@@ -73,17 +73,13 @@ def tensors(task: Task) -> Iterator[tuple[Step, Settle]]:
         yield taking(iter(batches), task), None
 
 
-def batches_of(task: Task) -> Any:
-    """Returns a `BatchDataset` that brings batches to the task's device."""
+def batches_of(task: Task, **options: Any) -> Any:
+    """Returns a `BatchDataset`."""
     from replayring.batches import BatchDataset
 
     workload = task.workload
     return BatchDataset(
-        task.buffer,
-        workload.batch_size,
-        device=task.device,
-        timeout=TIMEOUT,
-        **workload.sampling,
+        task.buffer, workload.batch_size, timeout=TIMEOUT, **workload.sampling, **options
     )
 
 

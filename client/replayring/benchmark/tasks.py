@@ -21,13 +21,11 @@ class Task:
         role: one of `roles.ROLES`, or of what the process has instead.
         buffer: with which buffer.
         workload: with what data.
-        device: where a learner wants its tensors, as torch names it; None for where they arrive.
     """
 
     role: str
     buffer: Buffer
     workload: Workload
-    device: str | None = None
 
     @staticmethod
     def command(module: str = "replayring.benchmark.worker") -> list[str]:

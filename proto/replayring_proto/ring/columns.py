@@ -6,7 +6,7 @@ that fetching the record fetches them all; they are told apart in the cache, whe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,10 @@ Array = npt.NDArray[Any]
 
 _WORTH_WHOLE = 4
 """Records are fetched whole where at least one in so many of their bytes is wanted."""
+
+_AT_ONCE_BYTES = 1 << 17
+"""Of records that are fetched together before they are told apart. More would drive out of the
+cache what is read next and the interpreter itself."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +100,26 @@ class FrameColumns(Mapping[str, Array]):
             out: for each column an array of shape (*rows.shape, *shape).
         """
         if fetch.together:
-            records = self._records.take(rows, 0, None, "clip").view(self._runs.dtype)
-            for key in fetch.together:
-                _fill(out[key], records[key])
+            self._gather_together(fetch.together, rows, out)
         for key in fetch.apart:
-            _fill(out[key], self._runs[key][rows])
+            _as_runs(out[key], rows.shape, self._runs.dtype[key])[...] = self._runs[key][rows]
         for key in fetch.large:
             # With "clip", numpy writes into `out` directly; by the modulo, rows are in range.
             self._columns[key].take(rows, 0, out[key], "clip")
 
+    def _gather_together(
+        self, keys: Sequence[str], rows: npt.NDArray[np.int64], out: Mapping[str, Array]
+    ) -> None:
+        form = self._runs.dtype
+        targets = [(key, _as_runs(out[key], rows.shape, form[key])) for key in keys]
+        step = max(1, _AT_ONCE_BYTES * len(rows) // max(1, rows.size * form.itemsize))
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            records = self._records.take(rows[part], 0, None, "clip").view(form)
+            for key, target in targets:
+                target[part] = records[key]
 
-def _fill(array: Array, runs: Array) -> None:
-    """Fills a contiguous array with the bytes of its items."""
-    np.ndarray(runs.shape, runs.dtype, array)[...] = runs
+
+def _as_runs(array: Array, shape: tuple[int, ...], run: np.dtype[Any]) -> Array:
+    """Returns a contiguous array seen as its items' bytes."""
+    return np.ndarray(shape, run, array)

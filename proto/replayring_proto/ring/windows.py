@@ -64,7 +64,8 @@ class Resolved:
 def by_frames(anchors: Anchors, offsets: Indices) -> Resolved:
     """Resolves offsets in frames: clipped to the episode, padded where clipped."""
     wanted = anchors.index[:, None] + offsets
-    index = np.clip(wanted, anchors.first[:, None], anchors.last[:, None])
+    index = np.maximum(wanted, anchors.first[:, None])
+    np.minimum(index, anchors.last[:, None], out=index)  # np.clip takes longer, for its checks
     return Resolved(index, index != wanted)
 
 
