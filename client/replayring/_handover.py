@@ -42,7 +42,7 @@ from torch.utils.data import get_worker_info
 from replayring_proto.errors import ReplayRingError
 from replayring_proto.pack import ALIGNMENT, PackLayout, parse_header, tensor_specs
 
-__all__ = ["hand_over"]
+__all__ = ["WholeBatch", "hand_over"]
 
 # Giving back rests on the order in which stores become visible, as the ring does: x86-64's.
 _SUPPORTED = (
@@ -70,13 +70,13 @@ Place: TypeAlias = "tuple[int, int, int]"  # process, descriptor, number
 Reduced: TypeAlias = "tuple[Callable[..., dict[str, Tensor]], tuple[Any, ...]]"
 
 
-class _Batch(dict[str, Tensor]):
-    """A batch that multiprocessing's pickler hands over, and any other as a dict."""
+class WholeBatch(dict[str, Tensor]):
+    """A batch in a DataLoader's worker; multiprocessing's pickler hands it over in a slab."""
 
 
 def hand_over(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Returns the batch; in a DataLoader's worker, as one that travels fast."""
-    return _Batch(batch) if _SUPPORTED and get_worker_info() is not None else batch
+    return WholeBatch(batch) if _SUPPORTED and get_worker_info() is not None else batch
 
 
 # The worker's side
@@ -111,7 +111,7 @@ class _Slabs:
         self._tickets = 0
         self._seen = False
 
-    def reduce(self, batch: _Batch) -> Reduced:
+    def reduce(self, batch: WholeBatch) -> Reduced:
         """Returns how to make the batch again in another process. Never raises, as queues hang."""
         if self._process != os.getpid():
             self._start()  # in a fork: what was here is the parent's
@@ -155,7 +155,7 @@ class _Slabs:
         self._all = [slab for slab in self._all if slab.words[_TICKET] != _LOST]
 
 
-def _arrays(batch: _Batch) -> dict[str, npt.NDArray[Any]] | None:
+def _arrays(batch: WholeBatch) -> dict[str, npt.NDArray[Any]] | None:
     """Returns the tensors as arrays, or None where one cannot be seen as such."""
     if any(type(tensor) is not Tensor for tensor in batch.values()):
         return None  # a subclass, such as torchvision's, which an array would not bring back
@@ -180,7 +180,7 @@ def _layout(form: Form) -> PackLayout | None:
 
 _SLABS = _Slabs()
 
-ForkingPickler.register(_Batch, _SLABS.reduce)
+ForkingPickler.register(WholeBatch, _SLABS.reduce)
 
 
 # The receiver's side

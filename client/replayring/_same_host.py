@@ -239,7 +239,7 @@ class FileStream(SampleStream):
         self,
         reads: Callable[[], FileReads | None],
         sampling: Sampling,
-        over_wire: Callable[[], SampleStream],
+        over_wire: Callable[[Sampling], SampleStream],
         check_open: Callable[[], None],
         memory: Memory,
     ) -> None:
@@ -248,7 +248,7 @@ class FileStream(SampleStream):
         Args:
             reads: returns the files' reads, or None when the buffer is gone.
             sampling: what to sample, checked.
-            over_wire: returns a stream of batches from the server.
+            over_wire: returns a stream of such batches from the server.
             check_open: raises `ClosedError` if the client was closed.
             memory: makes what batches are put in.
         """
@@ -259,6 +259,7 @@ class FileStream(SampleStream):
         self._memory = memory
         self._closed = False
         self._waits: set[SampleStream] = set()
+        self._given = 0  # batches
         self._sampler: UniformSampler | None = None
         # To close it may be the garbage collector's deed, in a thread that has the lock.
         self._lock = threading.RLock()
@@ -288,13 +289,16 @@ class FileStream(SampleStream):
 
     def _wait(self) -> Batch:
         """Takes a batch from the server; its stream ends with that, as the next one would age."""
-        with self._over_wire() as stream:
+        with self._over_wire(self._sampling.after(self._given)) as stream:
             with self._lock:
                 if self._closed:
                     raise ClosedError(CLOSED)
                 self._waits.add(stream)
             try:
-                return stream._draw()
+                batch = stream._draw()
+                self._given += 1
+                self._sampler = None  # whose seed, if it has one, has given that batch
+                return batch
             finally:
                 with self._lock:
                     self._waits.discard(stream)
@@ -302,7 +306,10 @@ class FileStream(SampleStream):
     def _read(self, reads: FileReads) -> Batch | None:
         with self._lock:
             if self._sampler is None:
-                self._sampler = reads.sampler(self._sampling)
+                self._sampler = reads.sampler(self._sampling.after(self._given))
             next_index = reads.next_index()
             pack = reads.draw(self._sampling, self._sampler, memory=self._memory)
-            return None if pack is None else Batch(pack, next_index)
+            if pack is None:
+                return None
+            self._given += 1
+            return Batch(pack, next_index)

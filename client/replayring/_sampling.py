@@ -7,7 +7,7 @@ import threading
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -71,10 +71,9 @@ class Sampling:
             batches: batches wanted.
             per_pack: how many may come together. A seeded stream gets them one by one, as they
                 would be drawn otherwise if they came in other numbers.
-            received: batches that earlier calls gave. A seed is changed by it, so that a stream
-                that is resumed does not repeat itself.
+            received: batches that earlier calls gave.
         """
-        seed = None if self.seed is None else (self.seed + received * _SPREAD) % (1 << 64)
+        seed = self.after(received).seed
         return replay_pb2.SampleBatchRequest(
             spec=replay_pb2.SampleSpec(
                 buffer=self.buffer,
@@ -88,6 +87,16 @@ class Sampling:
             ),
             batches=batches,
         )
+
+    def after(self, received: int) -> Sampling:
+        """Returns the same with another seed, so that what goes on does not repeat itself.
+
+        Args:
+            received: batches that this seed, or others of it, gave already.
+        """
+        if self.seed is None or not received:
+            return self
+        return replace(self, seed=(self.seed + received * _SPREAD) % (1 << 64))
 
     def explain(self, caller: Caller) -> str:
         """Says what the buffer holds and what is waited for."""

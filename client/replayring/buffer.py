@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from replayring._adding import Acknowledgement, Adder
@@ -279,7 +278,7 @@ class Buffer:
         return FileStream(
             self._files,
             sampling,
-            partial(WireStream, self._caller, sampling, 1, timeout, memory),
+            lambda sampling: WireStream(self._caller, sampling, 1, timeout, memory),
             self._caller.channel.check_open,
             memory,
         )

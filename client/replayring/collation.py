@@ -9,6 +9,7 @@ they are made of. Knows nothing of buffers or the network.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from replayring._handover import hand_over
+from replayring._handover import WholeBatch, hand_over
 from replayring_proto.errors import InvalidRequestError
 
 __all__ = ["FetchedBatch", "MixedBatch", "collate", "to_tensors"]
@@ -169,6 +170,23 @@ def _collate_rows(batch: Sequence[Item], **_: Any) -> Any:
 
 
 default_collate_fn_map[Row] = _collate_rows
+
+
+def _collate_whole_batches(batches: Sequence[WholeBatch], **_: Any) -> Any:
+    """What `default_collate` does with what a worker's `BatchDataset` yields: stacks it.
+
+    With several batches that may be meant; but one is what a `DataLoader` takes unasked.
+    """
+    if len(batches) == 1:
+        warnings.warn(
+            "this DataLoader makes batches of one batch each, so that their tensors have an axis "
+            "more than those of the BatchDataset; give it batch_size=None",
+            stacklevel=2,
+        )
+    return default_collate(list(map(dict, batches)))
+
+
+default_collate_fn_map[WholeBatch] = _collate_whole_batches
 
 
 def _join(batch: MixedBatch) -> Any:

@@ -389,6 +389,24 @@ def test_in_a_loader(
         assert (sorted(drawn) == sorted(again)) == (seed is not None)
 
 
+def test_a_loader_that_makes_batches_of_one_batch_is_told_of(make_real: MakeBuffer) -> None:
+    """It is what a loader does unasked; each tensor would have one axis more than was meant."""
+    batches = BatchDataset(filled(make_real, 90), 8, num_batches=4)
+    loader = DataLoader(batches, num_workers=1, multiprocessing_context="fork", timeout=60)
+    with pytest.raises(UserWarning, match="give it batch_size=None"):  # an error in tests
+        next(iter(loader))
+
+
+def test_a_loader_that_is_asked_to_stacks_batches(make_real: MakeBuffer) -> None:
+    batches = BatchDataset(filled(make_real, 90), 8, num_batches=4)
+    loader = DataLoader(
+        batches, batch_size=2, num_workers=1, multiprocessing_context="fork", timeout=60
+    )
+    for batch in loader:
+        assert batch["state"].shape == (2, 8, 2, 3)
+        assert batch["action"].equal(-batch["index"].double())
+
+
 def test_loading_while_the_parent_samples(make_real: MakeBuffer) -> None:
     """Forks while a stream of the parent's is open; both go on."""
     buffer = filled(make_real, 90)

@@ -116,7 +116,7 @@ def test_ordinary_items_beside_fetched_ones() -> None:
 def test_a_worker_hands_joined_tensors_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_handover, "get_worker_info", object)
     batch = mixed(fetched(0, 2), fetched(10, 1), order=[2, 0, 1])
-    assert type(collate(batch)) is (_handover._Batch if _handover._SUPPORTED else dict)
+    assert type(collate(batch)) is (_handover.WholeBatch if _handover._SUPPORTED else dict)
     assert equal(dict(collate(batch)), default_collate(list(batch)))
     items = [{"task": "push", "number": torch.tensor(7)}]
     assert type(collate(mixed(items, items, order=[1, 0]))) is dict

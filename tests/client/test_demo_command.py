@@ -80,6 +80,26 @@ def test_a_whole_run(
     assert "server on 127.0.0.1:1234" in output
 
 
+def test_what_is_meant_for_another_server_does_not_reach_the_demos_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token file, say, would keep its actors and its learner out."""
+    monkeypatch.setenv("REPLAYRING_SERVE_TOKEN_FILE", "/run/secrets/tokens")
+    look = "import os; assert not [k for k in os.environ if k.startswith('REPLAYRING_SERVE_')];"
+    pretend(monkeypatch, server=look + SERVER, learner=reports(-1.0))
+
+    assert command.run(parse("--output", str(tmp_path))) == 0
+
+
+def test_what_libraries_write_beside_the_reports_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretend(monkeypatch, learner=f"print('pygame 2.6.1'); {reports(-150.25)}; print('bye')")
+
+    assert command.run(parse("--output", str(tmp_path))) == 0
+    assert "mean return -150" in capsys.readouterr().out
+
+
 def test_a_temporary_data_directory_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

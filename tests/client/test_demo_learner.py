@@ -54,7 +54,9 @@ def play(client: replayring.Client, episodes: int) -> None:
 
 
 def reports_in(stream: io.StringIO) -> list[Report]:
-    return [Report.from_line(line) for line in stream.getvalue().splitlines()]
+    reports = [Report.from_line(line) for line in stream.getvalue().splitlines()]
+    assert None not in reports
+    return [report for report in reports if report]
 
 
 def evaluations_in(stream: io.StringIO) -> list[Report]:

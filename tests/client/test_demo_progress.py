@@ -27,7 +27,9 @@ class Terminal(io.StringIO):
 
 
 def reports_in(stream: io.StringIO) -> list[Report]:
-    return [Report.from_line(line) for line in stream.getvalue().splitlines()]
+    reports = [Report.from_line(line) for line in stream.getvalue().splitlines()]
+    assert None not in reports
+    return [report for report in reports if report]
 
 
 @pytest.mark.parametrize("mean_return", [None, -123.4])
@@ -36,6 +38,13 @@ def test_a_report_survives_the_way_through_a_line(mean_return: float | None) -> 
 
     assert Report.from_line(report.to_line()) == report
     assert "\n" not in report.to_line()
+
+
+@pytest.mark.parametrize(
+    "line", ["", "pygame 2.6.1 (SDL 2.28.4)", "5", "[1]", "null", '{"steps": 1, "odd": 2}', "{"]
+)
+def test_what_a_library_writes_is_no_report(line: str) -> None:
+    assert Report.from_line(line) is None
 
 
 def test_reports_come_now_and_then_with_totals() -> None:

@@ -50,6 +50,18 @@ def alive(pid: int) -> bool:
     return True
 
 
+def test_a_child_may_have_another_environment_also_when_it_is_started_again(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPLAYRING_ODD", "here")
+    show = python("import os; print(os.environ.get('REPLAYRING_ODD'))")
+    supervisor.start("like this one", show)
+    assert next_events(supervisor, 2)[0] == Line("like this one", "here")
+    supervisor.start("other", show, restart=True, environment={"REPLAYRING_ODD": "there"})
+    lines = [event for event in next_events(supervisor, 4) if isinstance(event, Line)]
+    assert lines[:2] == [Line("other", "there")] * 2
+
+
 def test_lines_arrive_before_the_end(supervisor: Supervisor) -> None:
     supervisor.start("child", python("print('one'); print('two')"))
 

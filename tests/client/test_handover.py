@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from replayring import _handover
-from replayring._handover import _Batch, _Slabs
+from replayring._handover import WholeBatch, _Slabs
 from replayring.batches import BatchDataset
 from replayring.collation import collate
 from replayring.concat import ConcatDataset
@@ -33,7 +33,7 @@ Batch = dict[str, torch.Tensor]
 def slabs(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Slabs]:
     """Slabs that were not used before; their receiver is this process as well."""
     slabs = _Slabs()
-    monkeypatch.setitem(ForkingPickler._extra_reducers, _Batch, slabs.reduce)
+    monkeypatch.setitem(ForkingPickler._extra_reducers, WholeBatch, slabs.reduce)
     monkeypatch.setattr(_handover, "_MAPPINGS", _handover._Mappings())
     yield slabs
     gc.collect()
@@ -42,7 +42,7 @@ def slabs(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Slabs]:
 def batch(number: int, rows: int = 8, **more: Any) -> Batch:
     values = torch.arange(rows * 3, dtype=torch.float32).reshape(rows, 3) + number
     flags = torch.arange(rows) % 2 == number % 2
-    return _Batch({"x": values, "flag": flags, "number": torch.full((rows,), number)} | more)
+    return WholeBatch({"x": values, "flag": flags, "number": torch.full((rows,), number)} | more)
 
 
 def sent(one: Batch) -> Batch:
@@ -130,7 +130,7 @@ def test_sizes_change(slabs: _Slabs, sizes: tuple[int, ...]) -> None:
 )
 def test_what_does_not_fit_goes_as_ever(slabs: _Slabs, more: dict[Any, Any]) -> None:
     acquaint()
-    received = sent(_Batch({"y": torch.ones(2)} | more))
+    received = sent(WholeBatch({"y": torch.ones(2)} | more))
     assert received["y"].tolist() == [1, 1]
     assert received.keys() == {"y", *more}
 
@@ -150,7 +150,9 @@ def test_subclasses_stay_what_they_are(slabs: _Slabs) -> None:
 
 def test_strides_are_straightened(slabs: _Slabs) -> None:
     acquaint()
-    turned = _Batch({"x": torch.arange(12).reshape(3, 4).t()[::2], "nothing": torch.zeros(0, 3)})
+    turned = WholeBatch(
+        {"x": torch.arange(12).reshape(3, 4).t()[::2], "nothing": torch.zeros(0, 3)}
+    )
     assert equal(sent(turned), turned)
 
 

@@ -410,6 +410,19 @@ def test_seeded_batches_are_those_of_the_wire(
                 assert next(files)["index"].tolist() == next(replies)["index"].tolist()
 
 
+def test_a_seeded_stream_that_had_to_wait_does_not_repeat_itself(
+    client: replayring.Client,
+) -> None:
+    """Its first batch comes from the server, the others from the files."""
+    buffer = client.create_buffer("seeded", SPEC, CAPACITY, fps=10)
+    with ThreadPoolExecutor() as threads, buffer.sample_stream(64, seed=4) as stream:
+        waited = threads.submit(next, stream)
+        eventually(lambda: stream._waits, "it waits at the server")
+        buffer.add_episode(episode(10))
+        drawn = [waited.result(60), next(stream), next(stream)]
+    assert len({tuple(batch["index"].tolist()) for batch in drawn}) == 3
+
+
 def test_unseeded_batches_differ_between_a_process_and_its_forks(
     buffer: replayring.Buffer,
 ) -> None:

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import Metric
@@ -268,6 +269,39 @@ def test_peers_that_stall_take_few_threads_and_keep_nobody_out(
         stalling = [connect() for _ in range(prometheus.MAX_SCRAPES)]
         assert not answered()
         eventually(answered, "the stalling ones are given up")
+
+
+def test_a_thread_that_cannot_start_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if "process_request_thread" in thread.name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with closing(MetricsServer("127.0.0.1", 0, made.server, None, lambda _: None)) as server:
+        address = f"127.0.0.1:{server.server_port}"
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            for _ in range(2 * prometheus.MAX_SCRAPES):
+                assert not answers(address)
+        assert answers(address)
+
+
+def test_metrics_that_cannot_be_collected_are_in_the_log_and_nowhere_else(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> Any:
+        raise KeyError("a defect")
+
+    with closing(MetricsServer("127.0.0.1", 0, broken, None, lambda _: None)) as server:
+        with pytest.raises(urllib.error.HTTPError, match="500") as refused:
+            scrape(f"127.0.0.1:{server.server_port}")
+        with refused.value as answer:
+            assert b"the server's log says why" in answer.read()
+    assert "the metrics could not be collected" in caplog.text
+    assert "a defect" in caplog.text
+    assert capfd.readouterr().err == ""
 
 
 def answers(address: str, tls: ssl.SSLContext | None = None) -> bool:

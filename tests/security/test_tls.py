@@ -278,11 +278,20 @@ class TestHealth:
             for flags, reason in (
                 ([], "it speaks TLS: give --tls, or --tls-ca FILE"),
                 (ca, "UNAVAILABLE: "),
-                (["--tls"], "UNAVAILABLE: "),
+                (
+                    ["--tls"],
+                    "that is trusted here: give --tls-ca FILE (UNAVAILABLE:",
+                ),
             ):
                 refused = command("health", server.address, *flags)
                 assert refused.returncode == 1
                 assert reason in refused.stderr
+
+    def test_health_with_tls_where_there_is_none_is_told_so(self, tmp_path: Path) -> None:
+        with ServerProcess(tmp_path / "data") as server:
+            done = command("health", server.address, "--tls")
+        assert done.returncode == 1
+        assert "it does not speak TLS: leave out --tls" in done.stderr
 
     def test_another_address_answers_health_without_tls_and_nothing_else(
         self, tmp_path: Path, authority: Authority, pair: Pair

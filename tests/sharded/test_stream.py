@@ -278,6 +278,29 @@ def test_closing_the_client_ends_a_sample_that_waits(
     assert "closed" in errors[0]
 
 
+def test_batches_brought_to_a_device_are_the_same(buffer: replayring.ShardedBuffer) -> None:
+    """One is drawn ahead, where that needs no waiting."""
+    fill(buffer, 5, 50, 500)
+    with buffer.sample_stream(100, seed=3) as stream:
+        wanted = [next(stream)["index"].tolist() for _ in range(20)]
+    with replayring.BatchDataset(buffer, 100, seed=3, num_batches=20, device="cpu") as batches:
+        assert [batch["index"].tolist() for batch in batches] == wanted
+
+
+def test_a_look_for_a_batch_waits_for_nothing(buffer: replayring.ShardedBuffer) -> None:
+    with buffer.sample_stream(5, min_frames=50) as stream:
+        assert stream._poll() is None
+        fill(buffer, 30, 30, 30)
+        assert stream._poll() is None  # whoever waits for frames finds out that they are there
+        next(stream)
+        batch = eventually(stream._poll, "the next one")
+        assert (len(batch.arrays["index"]), batch.next_index) == (5, 90)
+        fill(buffer, 100, 100, 100)
+        eventually(lambda: (found := stream._poll()) and found.next_index == 390, "a fresh one")
+    with pytest.raises(replayring.ClosedError):
+        stream._poll()
+
+
 @pytest.mark.parametrize("what", ["the stream", "the client"])
 def test_nothing_comes_of_what_was_closed(buffer: replayring.ShardedBuffer, what: str) -> None:
     """Not even batches that were ready by then."""

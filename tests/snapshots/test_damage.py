@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -123,6 +124,30 @@ SPOILS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a field that is missing": (
         edit(lambda found: ring(found).pop("oldest_index"), honest=True),
         "describes no valid snapshot",
+    ),
+    "a number beyond all": (
+        edit(lambda found: ring(found).update(next_index=1 << 70), honest=True),
+        "1180591620717411303424 is no number of anything",
+    ),
+    "a number below none": (
+        edit(lambda found: ring(found).update(next_episode_index=-1), honest=True),
+        "-1 is no number of anything",
+    ),
+    "a number without end": (
+        edit(lambda found: ring(found).update(oldest_index=math.inf), honest=True),
+        "describes no valid snapshot (cannot convert float infinity to integer)",
+    ),
+    "records that lead elsewhere": (
+        edit(lambda found: ring(found)["records"].__setitem__(2, "../../x"), honest=True),
+        "'../../x' is no checksum",
+    ),
+    "records of fewer than none": (
+        edit(lambda found: ring(found)["records"].__setitem__(0, -1), honest=True),
+        "-1 is no number of anything",
+    ),
+    "parameters that lead elsewhere": (
+        edit(lambda found: found["parameters"]["policy"].__setitem__(2, "a/../../x"), honest=True),
+        "'a/../../x' is no checksum",
     ),
     "a spec that is none": (
         edit(lambda found: ring(found)["buffer"].update(capacity=0), honest=True),

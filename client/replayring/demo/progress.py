@@ -45,9 +45,12 @@ class Report:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_line(cls, line: str) -> Report:
-        """The report that `to_line` wrote."""
-        return cls(**json.loads(line))
+    def from_line(cls, line: str) -> Report | None:
+        """The report that `to_line` wrote, or None: libraries also write to stdout."""
+        try:
+            return cls(**json.loads(line))
+        except (ValueError, TypeError):
+            return None
 
 
 class Reporter:

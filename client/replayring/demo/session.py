@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -15,6 +16,7 @@ from replayring.demo.supervisor import Ended, Event, Line, StopSignals, Supervis
 __all__ = ["DemoError", "Session", "Settings", "Stopped"]
 
 SERVER = "server"
+OF_SERVERS = "REPLAYRING_SERVE_"
 LEARNER = "learner"
 STATUS = {
     "all": "learner and actors start",
@@ -89,7 +91,10 @@ class Session:
         return self._evaluations
 
     def _start_server(self) -> str:
-        self._supervisor.start(SERVER, self._server_command("127.0.0.1:0"))
+        # What is meant for another server here, its token file say, would keep the actors out.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(OF_SERVERS)}
+        command = self._server_command("127.0.0.1:0")
+        self._supervisor.start(SERVER, command, environment=environment)
         self._display.status("the server starts")
         deadline = time.monotonic() + SECONDS_TO_START_SERVER
         while self._address is None:
@@ -115,7 +120,8 @@ class Session:
         if isinstance(event, Ended):
             self._handle_end(event)
         elif event.name == LEARNER:
-            self._handle_report(Report.from_line(event.text))
+            if report := Report.from_line(event.text):
+                self._handle_report(report)
         elif event.name == SERVER and self._address is None:
             self._address = _address_in(event)
 

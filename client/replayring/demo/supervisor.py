@@ -13,7 +13,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -57,6 +57,7 @@ class _Child:
     name: str
     command: Sequence[str]
     restart: bool
+    environment: Mapping[str, str] | None = None
     process: subprocess.Popen[bytes] = field(init=False)
     started: float = field(init=False)
     log_start: int = 0
@@ -93,10 +94,20 @@ class Supervisor:
     ) -> None:
         self.close()
 
-    def start(self, name: str, command: Sequence[str], *, restart: bool = False) -> None:
-        """Start a child. With `restart` it is started again whenever it ends."""
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        restart: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start a child, in this process's environment unless another is given.
+
+        With `restart` it is started again whenever it ends.
+        """
         self.log(name).write_bytes(b"")
-        child = _Child(name, command, restart)
+        child = _Child(name, command, restart, environment)
         self._children[name] = child
         self._launch(child)
 
@@ -148,6 +159,7 @@ class Supervisor:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
+                env=child.environment,
             )
         child.started = time.monotonic()
         child.unfinished_line = b""

@@ -15,6 +15,13 @@ from replayring_proto.errors import ReplayRingError
 from replayring_proto.tls_arguments import add_tls_arguments, tls_from
 from replayring_proto.tls_probe import speaks_tls
 
+# Parts of what gRPC says when a handshake fails.
+_REMEDIES = {
+    "WRONG_VERSION_NUMBER": "it does not speak TLS: leave out --tls, --tls-ca and the like",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is of no authority that is trusted here: give "
+    "--tls-ca FILE",
+}
+
 HELP = "ask a server whether it is serving"
 
 
@@ -60,7 +67,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _reason(arguments: argparse.Namespace, error: Any) -> str:
     if tls_from(arguments) is None and speaks_tls(arguments.address):
         return "it speaks TLS: give --tls, or --tls-ca FILE for an authority of your own"
-    return f"{error.code().name}: {error.details()}"
+    said = f"{error.code().name}: {error.details()}"
+    for part, remedy in _REMEDIES.items():
+        if part in said:
+            return f"{remedy} ({said})"
+    return said
 
 
 def _channel(arguments: argparse.Namespace) -> grpc.Channel:

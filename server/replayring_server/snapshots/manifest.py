@@ -19,6 +19,9 @@ from replayring_server.snapshots.parts import Part, checksum_of
 
 FORMAT_VERSION = 1
 
+_MOST = 1 << 62
+"""Beyond what any buffer will ever hold, and far enough from what 8 bytes do."""
+
 BUFFERS = "buffers"
 PARAMETERS = "parameters"
 
@@ -30,6 +33,15 @@ class RecordsFile:
     log: int
     writers: int
     checksum: str
+
+    @classmethod
+    def parse(cls, log: Any, writers: Any, checksum: Any) -> RecordsFile:
+        """Reads what stands in a manifest.
+
+        Raises:
+            ValueError: it makes no sense.
+        """
+        return cls(_count(log), _count(writers), _checksum(checksum))
 
     @property
     def name(self) -> str:
@@ -104,11 +116,11 @@ class BufferEntry:
         entry = cls(
             buffer_id=buffer_id,
             spec=spec,
-            oldest=int(document["oldest_index"]),
-            head=int(document["next_index"]),
-            episodes=int(document["next_episode_index"]),
+            oldest=_count(document["oldest_index"]),
+            head=_count(document["next_index"]),
+            episodes=_count(document["next_episode_index"]),
             parts=parts,
-            records=RecordsFile(*document["records"]),
+            records=RecordsFile.parse(*document["records"]),
         )
         entry._check()
         return entry
@@ -135,6 +147,15 @@ class ParametersEntry:
     version: int
     nbytes: int
     checksum: str
+
+    @classmethod
+    def parse(cls, version: Any, nbytes: Any, checksum: Any) -> ParametersEntry:
+        """Reads what stands in a manifest.
+
+        Raises:
+            ValueError: it makes no sense.
+        """
+        return cls(_count(version), _count(nbytes), _checksum(checksum))
 
     def path(self, name: str) -> str:
         """Returns where the file lies."""
@@ -182,12 +203,27 @@ class Manifest:
                 raise ValueError("it has names that are none")
             return cls(
                 {name: BufferEntry.parse(entry, where) for name, entry in buffers.items()},
-                {name: ParametersEntry(*entry) for name, entry in parameters.items()},
+                {name: ParametersEntry.parse(*entry) for name, entry in parameters.items()},
             )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise StorageError(
                 f"{where} describes no valid snapshot ({error}); restore another one"
             ) from None
+
+
+def _count(value: Any) -> int:
+    """Returns a number of frames, episodes, records or bytes."""
+    number = int(value)
+    if not 0 <= number <= _MOST:
+        raise ValueError(f"{number} is no number of anything")
+    return number
+
+
+def _checksum(value: Any) -> str:
+    """Returns a checksum, which is part of a file's name."""
+    if not is_name(value):
+        raise ValueError(f"{value!r:.60} is no checksum")
+    return str(value)
 
 
 def _part(name: str) -> Part:

@@ -153,10 +153,14 @@ class MetricsServer(socketserver.ThreadingMixIn, WSGIServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answers on a thread, if there are not too many already."""
-        if self._room.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if not self._room.acquire(blocking=False):
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # there was no thread to be had
+            self._room.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Answers one request."""
@@ -232,6 +236,11 @@ def _application(status: Callable[[], ServerStatus], check: Check) -> WSGIApplic
             headers = [("Content-Type", "text/plain"), ("WWW-Authenticate", SCHEME)]
             start_response("401 Unauthorized", headers)
             return [b"a token to read with is needed: Authorization: Bearer TOKEN\n"]
-        return metrics(environ, start_response)
+        try:
+            return metrics(environ, start_response)
+        except Exception:  # or wsgiref would write it to stderr, past the log
+            logger.exception("the metrics could not be collected")
+            start_response("500 Internal Server Error", [("Content-Type", "text/plain")])
+            return [b"the metrics could not be collected; the server's log says why\n"]
 
     return answer
