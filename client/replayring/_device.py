@@ -19,6 +19,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -220,7 +221,9 @@ class Staging:
         with self._lock:
             self._ahead = self._last = None
             while self._under_way:
-                self._under_way.popleft()[1].synchronize()
+                _, event = self._under_way.popleft()
+                with suppress(RuntimeError):  # of a device that has failed, as the learner knows
+                    event.synchronize()
 
     def _next(self) -> _Staged | Exception | None:
         """Stages the batch after, if it is there; what goes wrong is told in its place."""

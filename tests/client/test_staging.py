@@ -165,6 +165,19 @@ def test_closing_waits_for_copies_under_way(staging: Any) -> None:
     assert all(copy.query() for copy in link.sent)
 
 
+def test_a_device_that_has_failed_does_not_keep_it_from_closing(
+    staging: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: LateCopy) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    stage, stream = staging(LateLink(), *map(batch, range(4)))
+    stage.take()
+    monkeypatch.setattr(LateCopy, "synchronize", fail)
+    stage.close()
+    assert stream.closed
+
+
 def test_batches_that_are_kept_stay_as_they_are(staging: Any) -> None:
     stage, _ = staging(CpuLink(), *map(batch, range(20)))
     kept = [stage.take()[0] for _ in range(20)]
