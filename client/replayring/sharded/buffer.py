@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from replayring._adding import Acknowledgement, new_writer_id
 from replayring._arguments import Indices, natural, seconds, whole, whole_numbers
@@ -21,22 +20,20 @@ from replayring._sampling import Sampling, sampling_of
 from replayring._spill import note_shard
 from replayring.buffer import Buffer
 from replayring.sharded import infos
+from replayring.sharded._asking import Ask, answers_of
+from replayring.sharded._fetching import at_positions, check_shards, fetch
 from replayring.sharded._form import Form
 from replayring.sharded._homes import home_of, new_identity, of_spill, present_home
 from replayring.sharded._moving import MovingSender
-from replayring.sharded._numbers import acknowledged_at, apart, shard_of, to_all
+from replayring.sharded._numbers import acknowledged_at, apart, to_all
 from replayring.sharded._one_batch import Eligible, OneBatch
 from replayring.sharded._part import Creation, Part
-from replayring.sharded._shard import AWAY, Shard, ask_all, ask_present, raise_first
 from replayring.sharded._waiting import Waiting
 from replayring.sharded.stream import ShardedStream
 from replayring.writer import DEFAULT_IN_FLIGHT_BYTES, DEFAULT_SPILL_BYTES, Writer
 from replayring_proto.errors import (
-    FrameNotFoundError,
     InvalidRequestError,
-    NotFoundError,
     ReplayRingError,
-    ServerUnavailableError,
 )
 from replayring_proto.messages import BufferInfo
 from replayring_proto.pack import Memory, aligned_empty
@@ -49,8 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["ShardedBuffer"]
 
 T = TypeVar("T")
-
-Numbers = npt.NDArray[np.int64]
 
 DEFAULT_MOVE_AFTER = 10.0
 
@@ -101,7 +96,7 @@ class ShardedBuffer:
             NotFoundError: the buffer was deleted: no shard has it.
             ServerUnavailableError: no shard that has it could be reached in time.
         """
-        found, lacking = self._answers("asking for", timeout, lambda part, left: part.look(left))
+        found, lacking = self._answers("asking for", timeout, _look)
         by_name = {part.shard.name: info for part, info in found.items()}
         without = [part.shard.name for part in lacking]
         return infos.total(self.client.shards, self.spec, by_name, without)
@@ -298,13 +293,17 @@ class ShardedBuffer:
             "tolerance_s": tolerance_s,
         }
         if positions is not None and indices is None:
-            at = np.array(whole_numbers(positions, "positions"), np.int64)
-            return self._gather("positions", *self._at(at, patience), view, options, patience)
-        if indices is not None and positions is None:
-            wanted = np.array(natural(indices), np.int64)
-            self._check_shards(wanted)
-            return self._gather("indices", *apart(wanted), view, options, patience)
-        raise InvalidRequestError("give either positions or indices, and not both")
+            which, at = "positions", np.array(whole_numbers(positions, "positions"), np.int64)
+            found, _ = self._answers("asking for", patience.remaining(), _look)
+            wanted = at_positions(at, {part: info.num_frames for part, info in found.items()})
+        elif indices is not None and positions is None:
+            which, at = "indices", np.array(natural(indices), np.int64)
+            check_shards(at, len(self._parts))
+            wanted = apart(at)
+        else:
+            raise InvalidRequestError("give either positions or indices, and not both")
+        form = Form.of_view(self.name, self._creation.share, view)
+        return fetch(self._parts, form, which, *wanted, options, patience)
 
     def read_columns(self, keys: Iterable[str], *, timeout: float | None = None) -> Arrays:
         """Returns whole columns: all live frames of shard 0, then of shard 1, ...
@@ -320,67 +319,9 @@ class ShardedBuffer:
             form = Form.of_columns(self.name, map(self.spec.column, arrays))
             return to_all(form.check(part.shard, arrays), part.shard.number)
 
-        columns = list(self._ask("reading columns of", timeout, read).values())
+        found, _ = self._answers("reading columns of", timeout, read)
+        columns = list(found.values())
         return {key: np.concatenate([one[key] for one in columns]) for key in columns[0]}
-
-    def _at(self, positions: Numbers, patience: Patience) -> tuple[Numbers, Numbers]:
-        """Returns the shard that each position is on, and the position there."""
-        asked = self._ask("asking for", patience.remaining(), lambda part, left: part.look(left))
-        ends = np.cumsum([info.num_frames for info in asked.values()])
-        count = int(ends[-1])
-        outside = (positions < -count) | (positions >= count)
-        if outside.any():
-            raise FrameNotFoundError(
-                f"position {int(positions[outside][0])} is out of range: "
-                + (f"{count:,} frames are live on {len(asked)} shards" if count else "")
-                + ("" if count else "the buffer is empty")
-            )
-        positions = np.where(positions < 0, positions + count, positions)
-        places = np.searchsorted(ends, positions, side="right")
-        numbers = np.array([part.shard.number for part in asked])
-        return numbers[places], positions - np.concatenate([[0], ends])[places]
-
-    def _check_shards(self, indices: Numbers) -> None:
-        """Checks that each `index` lies on a shard that there is."""
-        shards = shard_of(indices)
-        beyond = shards >= len(self._parts)
-        if beyond.any():
-            raise FrameNotFoundError(
-                f"there is no frame with `index` {indices[beyond][0]}: it would lie on shard "
-                f"{shards[beyond][0]}, and there are {len(self._parts)}"
-            )
-
-    def _gather(
-        self,
-        which: str,
-        shards: Numbers,
-        numbers: Numbers,
-        view: View,
-        options: dict[str, Any],
-        patience: Patience,
-    ) -> Arrays:
-        """Returns frames of several shards, each asked for its own, in the order of `numbers`."""
-        asked = np.unique(shards).tolist()
-        places = {number: np.flatnonzero(shards == number) for number in asked}
-        left = max(patience.remaining(), 0.001)
-        form = Form.of_view(self.name, self._creation.share, view)
-
-        def ask(shard: Shard) -> Arrays:
-            wanted: Any = numbers[places[shard.number]]
-            buffer = self._parts[shard.number].buffer
-            found = buffer.get(**options, **{which: wanted}, timeout=left)
-            return to_all(form.check(shard, found), shard.number)
-
-        found = ask_all([self._parts[number].shard for number in asked], ask)
-        raise_first(found)
-        parts = [one for one in found if not isinstance(one, ReplayRingError)]
-        if len(parts) == 1:
-            return parts[0]
-        joined = {k: np.empty((len(numbers), *a.shape[1:]), a.dtype) for k, a in parts[0].items()}
-        for part, rows in zip(parts, places.values(), strict=True):
-            for key, array in part.items():
-                joined[key][rows] = array
-        return joined
 
     def _add(
         self, add: Callable[[Buffer], list[Acknowledgement]], timeout: float | None
@@ -416,69 +357,15 @@ class ShardedBuffer:
         identity = writer_id or new_identity(self._parts)
         return home_of(self._parts, identity), identity
 
-    def _ask(
-        self, what: str, timeout: float | None, ask: Callable[[Part, float], T]
-    ) -> dict[Part, T]:
-        """Asks all shards that can be reached; returns what those answer that have the buffer."""
-        return self._answers(what, timeout, ask)[0]
-
     def _answers(
-        self, what: str, timeout: float | None, ask: Callable[[Part, float], T]
+        self, what: str, timeout: float | None, ask: Ask[T]
     ) -> tuple[dict[Part, T], list[Part]]:
-        """Asks all shards that can be reached, waiting while those lack it and others are away.
-
-        Returns:
-            The answers of those that have the buffer, at least one, and those that lack it; both in
-            the order of shards.
-
-        Raises:
-            NotFoundError: all shards lack it.
-            ServerUnavailableError: none that has it could be reached in time.
-        """
-        patience = self._patience(f"{what} {self.name!r}", timeout)
-        while True:
-            answers, lacking = self._answers_now(ask, patience)
-            found = {part: answer for part, answer in answers.items() if answer is not None}
-            if found:
-                return found, [part for part in answers if part not in found]
-            if len(lacking) == len(self._parts):
-                raise lacking[self._parts[0]]
-            if not patience.wait(self.client._shards[0].client._channel):
-                away = [part.shard.name for part in self._parts if part not in lacking]
-                raise ServerUnavailableError(
-                    f"{patience.what}: {', '.join(away)} could not be reached within "
-                    f"{patience.timeout:g} s, and may have it; no other shard has it any more. "
-                    "Start it, or give it more time"
-                )
-
-    def _answers_now(
-        self, ask: Callable[[Part, float], T], patience: Patience
-    ) -> tuple[dict[Part, T | None], dict[Part, NotFoundError]]:
-        """Asks all shards that can be reached, at least one.
-
-        Returns:
-            Their answers in the order of shards, None of those that lack the buffer; and what these
-            said.
-        """
-        lacking: dict[Part, NotFoundError] = {}
-
-        def ask_one(shard: Shard, left: float) -> T | None:
-            part = self._parts[shard.number]
-            try:
-                answer = ask(part, left)
-            except NotFoundError as error:
-                part.note(error)
-                lacking[part] = error
-                return None
-            except AWAY as error:
-                part.note(error)
-                raise
-            part.note(None)
-            return answer
-
-        told = ask_present(self.client._shards, ask_one, patience)
-        answers = {self._parts[s.number]: told[s] for s in self.client._shards if s in told}
-        return answers, lacking
+        """Asks all shards; returns the answers of those that have the buffer, and who lacks it."""
+        return answers_of(self._parts, ask, self._patience(f"{what} {self.name!r}", timeout))
 
     def _patience(self, what: str, timeout: float | None) -> Patience:
         return self.client._patience(what, timeout)
+
+
+def _look(part: Part, left: float) -> BufferInfo:
+    return part.look(left)
