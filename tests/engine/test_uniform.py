@@ -227,6 +227,25 @@ def test_frames_that_were_found_not_eligible_are_not_looked_at_again(scans: list
     assert set(scans[3:]) == {126}
 
 
+@pytest.mark.parametrize("count", [False, True])
+def test_frames_that_were_lost_are_forgotten(count: bool) -> None:
+    """A failed disk takes the newest frames with it; what comes then has their `index`."""
+    ring = Mix(1_000, (5,) * 20).ring()
+    query = SampleQuery(200, View(keys=()), 10)
+    sampler = UniformSampler(ring.reader(), query, np.random.default_rng(5), count=count)
+    with pytest.raises(NothingEligible):
+        sampler.batch()
+    ring.counters.head = ring.counters.intent = 50
+    ring.writer = ring.open_writer()
+    eligible = np.arange(0)
+    for start in (50, 90):
+        ring.append(40)
+        eligible = np.append(eligible, np.arange(start, start + 30))
+        drawn = np.concatenate([sampler.batch().arrays["index"] for _ in range(20)])
+        assert_uniform(drawn, eligible)
+        assert sampler.eligible == (len(eligible) if count else None)
+
+
 def test_a_long_search_is_made_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it takes in memory does not grow with the capacity."""
     monkeypatch.setattr("replayring_proto.ring.uniform._SCANNED_AT_ONCE", 1000)

@@ -46,11 +46,12 @@ class EligibleCount:
     def at(self, live: Live) -> int | None:
         """Returns the eligible frames of a live window; None if writers overtook the look at it.
 
-        Windows must come in the order in which they were taken.
+        Windows must come in the order in which they were taken. One that ends before those that
+        came before it tells that frames were lost with a disk: then all is counted anew.
         """
         if not self._drop:
             return len(live)
-        if live.start >= self._end:
+        if live.start >= self._end or live.end < self._end:
             self._restart(live.start)
         while self._end < live.end:
             if not self._extend(live.end):

@@ -111,7 +111,9 @@ class UniformSampler:
         count, drop = self._query.batch_size * batches, self._query.drop_n_last_frames
         if not drop:
             return self._candidates(live, count)
-        if live.start < self._barren <= live.end:
+        if live.end < self._barren:  # frames were lost with a disk; others get their `index`
+            self._barren = 0
+        if live.start < self._barren:
             live = Live(self._barren, live.end, live.capacity)
             if len(live) <= _FREE_DRAWS:
                 return self._scan(live, count)
