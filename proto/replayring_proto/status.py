@@ -17,10 +17,12 @@ from replayring_proto.v1 import replay_pb2
 DETAIL_KEY = "replayring-error-bin"
 """Trailing metadata that carries a serialized `replayring.v1.ErrorDetail`."""
 
-# Both share the peer's 8 KiB metadata limit, in bytes, where HTTP/2 spells a byte of a status
-# message that is not ASCII as three. So the detail carries more of the text.
+# Both share the peer's metadata limit, 8 KiB by default, as HTTP/2 carries them: the detail in
+# base64, and each byte of a status message as three that is no plain character of ASCII. So the
+# detail carries more of the text.
 _MAX_STATUS_BYTES = 1024
 _MAX_DETAIL_BYTES = 4096
+_SPELLED_BYTES = 3
 
 _CODES: dict[type[ReplayRingError], grpc.StatusCode] = {
     errors.InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -59,7 +61,9 @@ def to_status(error: ReplayRingError) -> tuple[grpc.StatusCode, str, tuple[tuple
     text = str(error)
     detail = replay_pb2.ErrorDetail(kind=kind.__name__, message=_cut(text, _MAX_DETAIL_BYTES))
     metadata = ((DETAIL_KEY, detail.SerializeToString()),)
-    return _CODES[kind], _cut(text, _MAX_STATUS_BYTES), metadata
+    plain = text.isascii() and text.isprintable() and "%" not in text
+    longest = _MAX_STATUS_BYTES if plain else _MAX_STATUS_BYTES // _SPELLED_BYTES
+    return _CODES[kind], _cut(text, longest), metadata
 
 
 def from_status(call: Any) -> ReplayRingError:
