@@ -8,7 +8,8 @@ themselves, on a stream of their own, from page-locked memory; the CPU needs non
 
 No thread of its own does that. Threads of Python take turns, and a learner that tells a GPU a few
 hundred small things per batch lost a third of its rate to one (H200, 1.1 ms of launches a batch);
-to begin a copy takes less than such a turn.
+to begin a copy takes less than such a turn. Only where large batches are made when they are asked
+for, as those from files are, a thread makes the next one.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -35,6 +37,9 @@ from replayring_proto.pack import Memory, Pack
 logger = logging.getLogger("replayring")
 
 _told = threading.Event()
+
+_WORTH_A_THREAD_BYTES = 1 << 20
+"""Of a batch that is made when it is asked for: from here on, a thread of its own makes it."""
 
 
 class Event(Protocol):
@@ -75,7 +80,7 @@ class CpuLink(Link):
     """No way at all: batches are where they are wanted."""
 
     def allocate(self, nbytes: int) -> Tensor:
-        return torch.empty(nbytes, dtype=torch.uint8)
+        return _ordinary(nbytes)
 
     def send(self, block: Tensor) -> tuple[Tensor, Event]:
         return block, _Done()
@@ -119,17 +124,22 @@ def page_locked(nbytes: int) -> Tensor:
     Where the system locks no more of it, the log says so once, and ordinary memory has to do.
     """
     try:
-        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+        return torch.empty(nbytes, dtype=torch.uint8, device="cpu", pin_memory=True)
     except RuntimeError as error:
         if not _told.is_set():
             _told.set()
             logger.warning(
                 "%s bytes could not be page-locked, so copies from there are slower and the "
-                "learner waits for them; lower in_flight or batch_size: %s",
+                "learner waits for them; where memory is short, lower in_flight or batch_size: %s",
                 f"{nbytes:,}",
                 error,
             )
-        return torch.empty(nbytes, dtype=torch.uint8)
+        return _ordinary(nbytes)
+
+
+def _ordinary(nbytes: int) -> Tensor:
+    # By name: threads have default devices, which may be any.
+    return torch.empty(nbytes, dtype=torch.uint8, device="cpu")
 
 
 def as_device(device: str | int | torch.device) -> torch.device:
@@ -167,6 +177,9 @@ class _Staged(NamedTuple):
     event: Event
 
 
+_Outcome: TypeAlias = "_Staged | Exception | None"
+
+
 class Staging:
     """Batches of a stream on a device, the next one brought there ahead.
 
@@ -183,14 +196,17 @@ class Staging:
         self._stream = stream
         self._link = link
         self._process = os.getpid()
-        # To close it may be the garbage collector's deed, in the thread that has the lock.
+        # To close it may be the garbage collector's deed, or a signal handler's, in the thread that
+        # has the lock.
         self._lock = threading.RLock()
-        self._ahead: _Staged | Exception | None = None
+        self._ahead: _Outcome | Future[_Outcome] = None
+        self._preparing = False
         self._closed = False
         # The last pack that was sent, as long as there are batches in it that are not staged.
         self._last: tuple[Pack, Tensor, Event] | None = None
         # Packs are kept until they are copied: torch would use their memory again.
         self._under_way: deque[tuple[Pack, Event]] = deque()
+        self._aside: ThreadPoolExecutor | None = None
 
     def take(self) -> tuple[dict[str, Tensor], int | None]:
         """Returns the next batch, for the calling thread's current stream, and its `next_index`.
@@ -203,10 +219,12 @@ class Staging:
         if os.getpid() != self._process:
             raise ClosedError(FOREIGN.format("iteration"))
         with self._lock:
-            if self._closed:
-                raise ClosedError("this iteration was closed")
-            outcome = self._ahead or self._stage(self._stream._draw())
-            self._ahead = self._next()
+            self._check_open()
+            ahead, self._ahead = self._ahead, None
+        outcome = ahead.result() if isinstance(ahead, Future) else ahead
+        if outcome is None:
+            outcome = self._stage(self._stream._draw())
+        self._prepare(outcome)
         if isinstance(outcome, Exception):
             raise outcome
         self._link.receive(outcome.block, outcome.event)
@@ -220,33 +238,80 @@ class Staging:
         self._stream.close()
         with self._lock:
             self._ahead = self._last = None
-            while self._under_way:
-                _, event = self._under_way.popleft()
-                with suppress(RuntimeError):  # of a device that has failed, as the learner knows
-                    event.synchronize()
+            under_way, self._under_way = self._under_way, deque()
+            aside, self._aside = self._aside, None
+        if aside is not None:
+            aside.shutdown(wait=False, cancel_futures=True)
+        for _, event in under_way:
+            with suppress(RuntimeError):  # of a device that has failed, as the learner knows
+                event.synchronize()
 
-    def _next(self) -> _Staged | Exception | None:
-        """Stages the batch after, if it is there; what goes wrong is told in its place."""
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("this iteration was closed")
+
+    def _prepare(self, last: _Staged | Exception) -> None:
+        """Stages the batch after the last one, unless that is being done."""
+        with self._lock:
+            self._check_open()
+            if self._ahead is not None or self._preparing:
+                return
+            if self._is_work(last):
+                if self._aside is None:
+                    self._aside = ThreadPoolExecutor(1, "replayring staging")
+                self._ahead = self._aside.submit(self._next)
+                return
+            self._preparing = True
+        outcome = self._next()
+        with self._lock:
+            self._preparing = False
+            if not self._closed:
+                self._ahead = outcome
+
+    def _is_work(self, last: _Staged | Exception) -> bool:
+        """Whether a batch like the last one takes longer to make than another thread costs."""
+        made_here = not self._stream._in_background
+        return (
+            made_here
+            and isinstance(last, _Staged)
+            and last.batch.pack.layout.nbytes >= _WORTH_A_THREAD_BYTES
+        )
+
+    def _next(self) -> _Outcome:
+        """Stages the next batch, if it is there; what goes wrong is told in its place."""
         try:
             batch = self._stream._poll()
             return None if batch is None else self._stage(batch)
         except Exception as error:
-            return error
+            return _without_frames(error)
 
     def _stage(self, batch: Batch) -> _Staged:
-        if self._last is None or self._last[0] is not batch.pack:
-            self._last = (batch.pack, *self._send(batch))
-        _, block, event = self._last
-        if batch.part == batch.parts - 1:
-            self._last = None
-        return _Staged(batch, block, event)
+        with self._lock:
+            last = self._last
+            if last is None or last[0] is not batch.pack:
+                last = (batch.pack, *self._send(batch))
+            self._last = None if batch.part == batch.parts - 1 else last
+            return _Staged(batch, last[1], last[2])
 
     def _send(self, batch: Batch) -> tuple[Tensor, Event]:
-        while self._under_way and self._under_way[0][1].query():
-            self._under_way.popleft()
+        under_way = self._under_way  # which closing replaces
+        while under_way and under_way[0][1].query():
+            under_way.popleft()
         block, event = self._link.send(block_of(batch))
-        self._under_way.append((batch.pack, event))
+        under_way.append((batch.pack, event))
         return block, event
+
+
+def _without_frames(error: Exception) -> Exception:
+    """Returns an error that can be kept: its frames would keep those of the learner, and these all.
+
+    What they hold could never be let go of, and so the iteration never closed by that.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        found.__traceback__ = None
+        found = found.__cause__ or found.__context__
+    return error
 
 
 def staging_on(device: torch.device, stream: Callable[[Memory], SampleStream]) -> Staging:

@@ -289,16 +289,17 @@ class FileStream(SampleStream):
 
     def _wait(self) -> Batch:
         """Takes a batch from the server; its stream ends with that, as the next one would age."""
-        with self._over_wire(self._sampling.after(self._given)) as stream:
+        with self._lock:
+            sampling = self._sampling.after(self._given)
+            self._given += 1
+            self._sampler = None  # whose seed, if it has one, gives that batch
+        with self._over_wire(sampling) as stream:
             with self._lock:
                 if self._closed:
                     raise ClosedError(CLOSED)
                 self._waits.add(stream)
             try:
-                batch = stream._draw()
-                self._given += 1
-                self._sampler = None  # whose seed, if it has one, has given that batch
-                return batch
+                return stream._draw()
             finally:
                 with self._lock:
                     self._waits.discard(stream)

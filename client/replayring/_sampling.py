@@ -217,6 +217,8 @@ class SampleStream(Iterator[Arrays]):
     """
 
     _next_index: int | None = None
+    # Whether batches are made by a thread of its own, and not when they are asked for.
+    _in_background = False
 
     def __enter__(self) -> SampleStream:
         return self
@@ -273,6 +275,8 @@ class WireStream(Background, SampleStream):
     here. Where the server goes away the stream goes on when it is back, with other batches than
     those that were lost; a seeded one then continues with another seed.
     """
+
+    _in_background = True
 
     def __init__(
         self,

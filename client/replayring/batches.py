@@ -118,14 +118,15 @@ class BatchDataset(IterableDataset[Item]):
                 since they were drawn, and hand out later ones. It is judged when a batch is handed
                 out, by what the server said at most 0.1 s before. None for no bound.
             device: where batches are brought to: "cuda", "cuda:1", a `torch.device`, or "cpu".
-                They are received in page-locked memory, and the copy of the next one begins when
-                you take one, so that it is there when you need it. None leaves them where they
-                arrived. Batches are received in another thread, so a CUDA graph that you capture
-                meanwhile wants `capture_error_mode="thread_local"`.
+                For CUDA they are received in page-locked memory, and the copy of the next one
+                begins when you take one, so that it is there when you need it. None leaves them
+                where they arrived. That memory is allocated in another thread, so a CUDA graph that
+                you capture meanwhile wants `capture_error_mode="thread_local"`.
             pin_memory: receive batches in page-locked memory, so that you can bring them to a GPU
                 faster and asynchronously. Without CUDA there is a warning and nothing else, as in
                 torch's DataLoader. Ignored in workers, which must not touch CUDA: there, use
-                `DataLoader(..., pin_memory=True)`. Not needed with `device`, which does so itself.
+                `DataLoader(..., pin_memory=True)`. Not needed with `device`, which does so itself;
+                what it says of CUDA graphs holds here as well.
             num_batches: batches per iteration, which workers share among them; None for no end.
             seed: begins each iteration with the same random stream, each worker with its own; for
                 tests. None for fresh randomness.
@@ -223,6 +224,9 @@ class BatchDataset(IterableDataset[Item]):
     def _stream(self, memory: Memory = aligned_empty) -> SampleStream:
         # Of what is in flight, one is on the device or on its way there.
         staged = 0 if self._device is None else 1
+        options = dict(self._view)
+        if memory is not aligned_empty:  # a buffer around one of ours may not know of it
+            options["memory"] = memory
         return self.buffer.sample_stream(
             self.batch_size,
             in_flight=max(1, self._in_flight - staged),
@@ -230,8 +234,7 @@ class BatchDataset(IterableDataset[Item]):
             min_frames=self._min_frames,
             seed=self._worker_seed(),
             timeout=self._patience(),
-            memory=memory,
-            **self._view,
+            **options,
         )
 
     def _freshness(self) -> Freshness | None:

@@ -261,7 +261,9 @@ class Buffer:
             seed: as for `sample`.
             timeout: seconds to wait for each batch; None for the client's own.
             memory: makes the memory that batches are put in: given a number of bytes, it returns as
-                many, as an array of uint8 that begins at a multiple of 64. Called by any thread.
+                many, as an array of uint8 that begins at a multiple of 64. Called by any thread,
+                for several batches at once where they are small. It must leave that memory alone
+                while any of them is in use.
 
         Raises:
             InvalidRequestError: an argument does not fit the spec; nothing was sent.

@@ -175,16 +175,21 @@ default_collate_fn_map[Row] = _collate_rows
 def _collate_whole_batches(batches: Sequence[WholeBatch], **_: Any) -> Any:
     """What `default_collate` does with what a worker's `BatchDataset` yields: stacks it.
 
-    With several batches that may be meant; but one is what a `DataLoader` takes unasked.
+    With several batches that may be meant; but one is what a `DataLoader` takes unasked. The last
+    of several lists may have one in any case.
     """
-    if len(batches) == 1:
+    global _stacks_several
+    _stacks_several = _stacks_several or len(batches) > 1
+    if not _stacks_several:
         warnings.warn(
             "this DataLoader makes batches of one batch each, so that their tensors have an axis "
             "more than those of the BatchDataset; give it batch_size=None",
             stacklevel=2,
         )
-    return default_collate(list(map(dict, batches)))
+    return hand_over(default_collate(list(map(dict, batches))))
 
+
+_stacks_several = False
 
 default_collate_fn_map[WholeBatch] = _collate_whole_batches
 

@@ -93,7 +93,7 @@ class ScriptedBuffer(NaiveBuffer):
     def sample_stream(self, batch_size: int, **options: Any) -> Any:
         self.options.append({"batch_size": batch_size, **options})
         stream = self.streams[len(self.options) - 1]
-        stream.memory = options["memory"]
+        stream.memory = options.get("memory", aligned_empty)
         return stream
 
 

@@ -398,13 +398,32 @@ def test_a_loader_that_makes_batches_of_one_batch_is_told_of(make_real: MakeBuff
 
 
 def test_a_loader_that_is_asked_to_stacks_batches(make_real: MakeBuffer) -> None:
-    batches = BatchDataset(filled(make_real, 90), 8, num_batches=4)
+    """Its last list may have one; that is no mistake."""
+    batches = BatchDataset(filled(make_real, 90), 8, num_batches=5)
     loader = DataLoader(
         batches, batch_size=2, num_workers=1, multiprocessing_context="fork", timeout=60
     )
+    sizes = []
     for batch in loader:
-        assert batch["state"].shape == (2, 8, 2, 3)
+        sizes.append(len(batch["state"]))
+        assert batch["state"].shape[1:] == (8, 2, 3)
         assert batch["action"].equal(-batch["index"].double())
+    assert sizes == [2, 2, 1]
+
+
+def test_a_buffer_around_ours_need_not_know_of_memory(make_real: MakeBuffer) -> None:
+    class Around:
+        def __init__(self, buffer: Any) -> None:
+            self._buffer = buffer
+            self.spec, self.client = buffer.spec, buffer.client
+
+        def sample_stream(self, batch_size: int, *, timeout: float, **options: Any) -> Any:
+            assert "memory" not in options
+            return self._buffer.sample_stream(batch_size, timeout=timeout, **options)
+
+    around: Any = Around(filled(make_real, 90))
+    with BatchDataset(around, 8, num_batches=2) as batches:
+        assert [len(batch["index"]) for batch in batches] == [8, 8]
 
 
 def test_loading_while_the_parent_samples(make_real: MakeBuffer) -> None:

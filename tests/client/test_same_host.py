@@ -423,6 +423,18 @@ def test_a_seeded_stream_that_had_to_wait_does_not_repeat_itself(
     assert len({tuple(batch["index"].tolist()) for batch in drawn}) == 3
 
 
+def test_threads_that_wait_for_a_seeded_stream_get_batches_of_their_own(
+    client: replayring.Client,
+) -> None:
+    buffer = client.create_buffer("threads", SPEC, CAPACITY, fps=10)
+    with ThreadPoolExecutor(3) as threads, buffer.sample_stream(64, seed=4) as stream:
+        waiting = [threads.submit(next, stream) for _ in range(3)]
+        eventually(lambda: len(stream._waits) == 3, "all of them wait at the server")
+        buffer.add_episode(episode(10))
+        drawn = [one.result(60) for one in waiting] + [next(stream)]
+    assert len({tuple(batch["index"].tolist()) for batch in drawn}) == 4
+
+
 def test_unseeded_batches_differ_between_a_process_and_its_forks(
     buffer: replayring.Buffer,
 ) -> None:

@@ -21,6 +21,7 @@ from replayring_proto.errors import ClosedError, DeadlineError, MalformedMessage
 from replayring_proto.pack import Pack
 from replayring_proto.spec import DTYPES
 from tests.client.scripted_streams import Arrays, ScriptedStream, Together
+from tests.support import eventually
 
 _POISON = 0xA5
 
@@ -355,6 +356,100 @@ def test_where_no_memory_can_be_locked_ordinary_memory_does(
     (told,) = caplog.messages
     assert told.startswith("128 bytes could not be page-locked")
     assert told.endswith("lower in_flight or batch_size: CUDA error: out of memory")
+
+
+def test_threads_that_wait_do_not_wait_for_each_other(staging: Any) -> None:
+    stage, stream = staging(CpuLink())
+    together_there = threading.Barrier(3)
+
+    def draw() -> Batch:
+        together_there.wait(20)  # broken if one of them waits for another
+        raise DeadlineError("none came")
+
+    stream._draw = draw
+    failures: list[Exception] = []
+
+    def wait() -> None:
+        try:
+            stage.take()
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert [type(error) for error in failures] == [DeadlineError] * 3
+
+
+def test_an_error_that_is_kept_keeps_nobody(staging: Any) -> None:
+    """Whoever holds an error holds the frames it passed, and theirs hold the learner's."""
+
+    class Model:
+        pass
+
+    def fail() -> Any:
+        try:
+            raise KeyError("first")
+        except KeyError as error:
+            raise ValueError("odd") from error
+
+    stage, stream = staging(CpuLink(), batch(0))
+
+    def learn() -> weakref.ref[Any]:
+        model = Model()
+        stream._poll = fail
+        stage.take()
+        return weakref.ref(model)
+
+    model = learn()
+    gc.collect()
+    assert model() is None
+    with pytest.raises(ValueError, match="odd"):
+        stage.take()
+
+
+@pytest.mark.parametrize("rows", [4, 1 << 18])
+@pytest.mark.parametrize("in_background", [False, True])
+def test_large_batches_that_are_made_when_asked_for_are_made_aside(
+    staging: Any, monkeypatch: pytest.MonkeyPatch, rows: int, in_background: bool
+) -> None:
+    monkeypatch.setattr(ScriptedStream, "_in_background", in_background)
+    stage, stream = staging(LateLink(), *(batch(number, rows) for number in range(12)))
+    polled_by: list[str] = []
+    poll = stream._poll
+
+    def noted() -> Batch | None:
+        polled_by.append(threading.current_thread().name)
+        found: Batch | None = poll()
+        return found
+
+    stream._poll = noted
+    for number in range(12):
+        tensors, next_index = stage.take()
+        assert same(tensors, batch(number, rows))
+        assert next_index == number + 1
+    stream.add(DeadlineError("none came"))
+    with pytest.raises(DeadlineError):
+        stage.take()
+    aside = rows > 4 and not in_background
+    assert all(name.startswith("replayring staging") == aside for name in polled_by[:11])
+    stage.close()
+    eventually(
+        lambda: not [t for t in threading.enumerate() if t.name.startswith("replayring staging")],
+        "the thread's end",
+    )
+
+
+def test_threads_have_default_devices_which_are_not_for_this() -> None:
+    with torch.device("meta"):
+        assert CpuLink().allocate(64).device.type == "cpu"
+        stream = ScriptedStream(batch(0), batch(1), memory=in_blocks(CpuLink().allocate))
+        stage = Staging(stream, CpuLink())
+        assert same(stage.take()[0], batch(0))
+        assert same(stage.take()[0], batch(1))
+        stage.close()
 
 
 # Blocks

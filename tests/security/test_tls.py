@@ -280,7 +280,7 @@ class TestHealth:
                 (ca, "UNAVAILABLE: "),
                 (
                     ["--tls"],
-                    "that is trusted here: give --tls-ca FILE (UNAVAILABLE:",
+                    "give --tls-ca FILE, the certificate of the one that signed it (UNAVAILABLE:",
                 ),
             ):
                 refused = command("health", server.address, *flags)

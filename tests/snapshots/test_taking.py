@@ -84,6 +84,15 @@ def test_a_snapshot_beside_a_server_changes_nothing_and_comes_back_whole(
         assert back.parameters.publish("policy", Pack.of(episode(2, 3))) == 2
 
 
+def test_versions_as_high_as_clients_may_ask_for_are_restored(store: Store, tmp_path: Path) -> None:
+    for _ in range(2):
+        last = store.parameters.publish("policy", Pack.of(episode(2, 3)), 1 << 62)
+    snapshot(store.data_dir, str(tmp_path / "to"))
+    restore(str(tmp_path / "to"), tmp_path / "back")
+    with Store(tmp_path / "back") as back:
+        assert back.parameters.get("policy").version == last == (1 << 62) + 1
+
+
 def test_a_restored_buffer_lives_on_as_the_first_one_does(store: Store, tmp_path: Path) -> None:
     snapshot(store.data_dir, str(tmp_path / "to"))
     restore(str(tmp_path / "to"), tmp_path / "back")

@@ -261,11 +261,12 @@ class ShardedStream(SampleStream):
 
     def _finish(self) -> None:
         """Has the batches of the mixture ready, which is whole, and begins another."""
-        whole, self._mixture = self._mixture, self._begun()
+        whole = self._mixture
+        batches = batches_in(whole.pack(self._memory), self._group, 0)
+        self._mixture = self._begun()
         for feed in self._feeds:
             self._drop_old(feed)
         self._aim()
-        batches = batches_in(whole.pack(self._memory), self._group, 0)
         self._ready.extend(zip(batches, whole.shown, strict=True))
 
     def _aim(self) -> None:

@@ -18,8 +18,9 @@ from replayring_proto.tls_probe import speaks_tls
 # Parts of what gRPC says when a handshake fails.
 _REMEDIES = {
     "WRONG_VERSION_NUMBER": "it does not speak TLS: leave out --tls, --tls-ca and the like",
+    "certificate has expired": "its certificate has expired: have it renewed",
     "CERTIFICATE_VERIFY_FAILED": "its certificate is of no authority that is trusted here: give "
-    "--tls-ca FILE",
+    "--tls-ca FILE, the certificate of the one that signed it",
 }
 
 HELP = "ask a server whether it is serving"

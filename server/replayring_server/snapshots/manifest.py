@@ -22,6 +22,9 @@ FORMAT_VERSION = 1
 _MOST = 1 << 62
 """Beyond what any buffer will ever hold, and far enough from what 8 bytes do."""
 
+# Clients may ask for versions up to 2^62; those that follow are counted from there.
+_LAST_VERSION = (1 << 63) - 1
+
 BUFFERS = "buffers"
 PARAMETERS = "parameters"
 
@@ -155,7 +158,7 @@ class ParametersEntry:
         Raises:
             ValueError: it makes no sense.
         """
-        return cls(_count(version), _count(nbytes), _checksum(checksum))
+        return cls(_count(version, _LAST_VERSION), _count(nbytes), _checksum(checksum))
 
     def path(self, name: str) -> str:
         """Returns where the file lies."""
@@ -211,10 +214,10 @@ class Manifest:
             ) from None
 
 
-def _count(value: Any) -> int:
-    """Returns a number of frames, episodes, records or bytes."""
+def _count(value: Any, most: int = _MOST) -> int:
+    """Returns a number of frames, episodes, records or bytes, or a version."""
     number = int(value)
-    if not 0 <= number <= _MOST:
+    if not 0 <= number <= most:
         raise ValueError(f"{number} is no number of anything")
     return number
 
