@@ -241,7 +241,7 @@ class Staging:
             under_way, self._under_way = self._under_way, deque()
             aside, self._aside = self._aside, None
         if aside is not None:
-            aside.shutdown(wait=False, cancel_futures=True)
+            aside.shutdown(wait=False)  # what it is still to do, the closed stream ends
         for _, event in under_way:
             with suppress(RuntimeError):  # of a device that has failed, as the learner knows
                 event.synchronize()
@@ -262,11 +262,14 @@ class Staging:
                 self._ahead = self._aside.submit(self._next)
                 return
             self._preparing = True
-        outcome = self._next()
-        with self._lock:
-            self._preparing = False
-            if not self._closed:
-                self._ahead = outcome
+        outcome: _Outcome = None
+        try:
+            outcome = self._next()
+        finally:  # Ctrl-C may end it
+            with self._lock:
+                self._preparing = False
+                if not self._closed:
+                    self._ahead = outcome
 
     def _is_work(self, last: _Staged | Exception) -> bool:
         """Whether a batch like the last one takes longer to make than another thread costs."""

@@ -7,6 +7,7 @@ from collections import deque
 from typing import Any
 
 import numpy as np
+import torch
 
 from replayring._batch import Batch, batches_in
 from replayring._sampling import SampleStream
@@ -99,3 +100,10 @@ class ScriptedBuffer(NaiveBuffer):
 
 def one(number: int) -> Arrays:
     return {"x": np.array([number])}
+
+
+def same(tensors: dict[str, torch.Tensor], arrays: Arrays) -> bool:
+    """Returns whether tensors have the keys and values of arrays."""
+    return tensors.keys() == arrays.keys() and all(
+        np.array_equal(tensors[key].numpy(), arrays[key]) for key in arrays
+    )

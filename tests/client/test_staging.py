@@ -6,7 +6,8 @@ import gc
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,12 @@ import pytest
 import torch
 
 from replayring import _device
-from replayring._batch import Batch, batches_in
-from replayring._blocks import block_of, in_blocks, tensors_in
+from replayring._batch import Batch
+from replayring._blocks import in_blocks
 from replayring._device import CpuLink, Link, Staging, page_locked
-from replayring_proto.errors import ClosedError, DeadlineError, MalformedMessageError
+from replayring_proto.errors import ClosedError, DeadlineError
 from replayring_proto.pack import Pack
-from replayring_proto.spec import DTYPES
-from tests.client.scripted_streams import Arrays, ScriptedStream, Together
+from tests.client.scripted_streams import Arrays, ScriptedStream, Together, same
 from tests.support import eventually
 
 _POISON = 0xA5
@@ -77,6 +77,13 @@ def staging() -> Iterator[Any]:
         one.close()
 
 
+def in_threads(count: int, work: Callable[[], None]) -> None:
+    """Has so many threads do the same, and waits for them."""
+    with ThreadPoolExecutor(count) as threads:
+        for done in [threads.submit(work) for _ in range(count)]:
+            done.result(30)
+
+
 def batch(number: int, rows: int = 4) -> Arrays:
     values = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3) + number
     return {"x": values, "done": np.arange(rows) % 2 == number % 2, "n": np.full(rows, number)}
@@ -85,12 +92,6 @@ def batch(number: int, rows: int = 4) -> Arrays:
 def together(*numbers: int) -> Together:
     parts = [batch(number) for number in numbers]
     return Together({key: np.concatenate([p[key] for p in parts]) for key in parts[0]}, len(parts))
-
-
-def same(tensors: dict[str, torch.Tensor], arrays: Arrays) -> bool:
-    return tensors.keys() == arrays.keys() and all(
-        np.array_equal(tensors[key].numpy(), arrays[key]) for key in arrays
-    )
 
 
 @pytest.mark.parametrize("link", [CpuLink, LateLink])
@@ -300,11 +301,7 @@ def test_several_threads_get_each_batch_once(staging: Any) -> None:
             assert same(tensors, batch(number))
             numbers.append(number)
 
-    threads = [threading.Thread(target=learn) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    in_threads(4, learn)
     assert sorted(numbers) == list(range(400))
 
 
@@ -375,11 +372,7 @@ def test_threads_that_wait_do_not_wait_for_each_other(staging: Any) -> None:
         except Exception as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=wait) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    in_threads(3, wait)
     assert [type(error) for error in failures] == [DeadlineError] * 3
 
 
@@ -408,6 +401,39 @@ def test_an_error_that_is_kept_keeps_nobody(staging: Any) -> None:
     assert model() is None
     with pytest.raises(ValueError, match="odd"):
         stage.take()
+
+
+def test_ctrl_c_while_the_next_one_is_looked_for_ends_no_looking(staging: Any) -> None:
+    stage, stream = staging(CpuLink(), *map(batch, range(5)))
+    poll = stream._poll
+
+    def interrupted() -> Any:
+        raise KeyboardInterrupt
+
+    stream._poll = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        stage.take()
+    stream._poll = poll
+    assert same(stage.take()[0], batch(1))
+    assert stream.given == 3  # the next one is there again
+
+
+def test_who_waits_for_the_thread_is_told_of_closing(staging: Any) -> None:
+    """Also where the thread has not begun with what it was told to do."""
+    rows = 1 << 18
+    stage, _ = staging(CpuLink(), *(batch(number, rows) for number in range(5)))
+    stage.take()
+    stage._ahead.result(30)
+    busy = threading.Event()
+    stage._aside.submit(busy.wait, 30)
+    stage.take()  # and the next one has to wait for the thread
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(stage.take)
+        eventually(lambda: stage._ahead is None, "it waits for the next one")
+        stage.close()
+        busy.set()
+        with pytest.raises(ClosedError):
+            waiting.result(30)
 
 
 @pytest.mark.parametrize("rows", [4, 1 << 18])
@@ -450,47 +476,3 @@ def test_threads_have_default_devices_which_are_not_for_this() -> None:
         assert same(stage.take()[0], batch(0))
         assert same(stage.take()[0], batch(1))
         stage.close()
-
-
-# Blocks
-
-
-@pytest.mark.parametrize("name", DTYPES)
-@pytest.mark.parametrize("parts", [1, 2])
-def test_any_dtype_in_a_block(name: str, parts: int) -> None:
-    arrays = {
-        "odd": np.arange(6, dtype=np.uint8),
-        "scalars": np.arange(6).astype(DTYPES[name]),
-        "matrices": np.arange(36).reshape(6, 3, 2).astype(DTYPES[name]),
-        "none": np.zeros((6, 0), DTYPES[name]),
-        "turned": np.arange(24).reshape(4, 6).astype(DTYPES[name]).T,
-    }
-    pack = Pack.of(arrays, in_blocks(CpuLink().allocate))
-    size = 6 // parts
-    for part in batches_in(pack, parts, 0):
-        rows = slice(part.part * size, (part.part + 1) * size)
-        wanted = {key: array[rows] for key, array in arrays.items()}
-        tensors = tensors_in(block_of(part), part)
-        assert same(tensors, wanted)
-        assert all(tensor.is_contiguous() for tensor in tensors.values())
-        assert all(np.array_equal(part.arrays[key], wanted[key]) for key in wanted)
-        tensors["scalars"].zero_()
-        assert same(tensors, {**wanted, "scalars": np.zeros(size, DTYPES[name])})
-    assert not pack.arrays["scalars"].any()
-    assert np.array_equal(pack.arrays["matrices"], arrays["matrices"])
-
-
-@pytest.mark.parametrize(
-    "arrays",
-    [
-        {"a": np.zeros(5)},
-        {"a": np.zeros(4), "b": np.zeros(6)},
-        {"a": np.zeros(4), "b": np.zeros(())},
-        {"a": np.zeros(())},
-        {},
-    ],
-)
-def test_a_pack_that_cannot_be_cut(arrays: Arrays) -> None:
-    with pytest.raises(MalformedMessageError, match="a reply of 2 batches"):
-        batches_in(Pack.of(arrays), 2, 0)
-    assert len(batches_in(Pack.of(arrays), 1, 0)) == 1
