@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -48,8 +49,32 @@ def up(compose: Compose) -> None:
     compose("up", "--detach", "--no-build", timeout=PATIENCE)
 
 
+def services() -> dict[str, dict[str, Any]]:
+    """Returns what the file says of those that run our images."""
+    known: dict[str, dict[str, Any]] = yaml.safe_load(FILE.read_text())["services"]
+    return {name: known[name] for name in known if name not in ("prometheus", "grafana")}
+
+
+def there_before(services: dict[str, dict[str, Any]], name: str) -> set[str]:
+    """Returns the services that one waits for, directly or not."""
+    before = set(services[name].get("depends_on", ()))
+    return before.union(*(there_before(services, other) for other in before))
+
+
 def restarts(container: str) -> int:
     return int(inspect(container)["RestartCount"])
+
+
+def test_one_service_builds_each_image_and_the_others_wait_for_it() -> None:
+    # Compose builds all at once. Where images are kept in containerd, as in new engines, a second
+    # one of the same name fails; and what has no build is looked for in a registry, unless told.
+    ours = services()
+    builders = {name for name, known in ours.items() if "build" in known}
+    assert len({ours[name]["image"] for name in builders}) == len(builders)
+    for name in set(ours) - builders:
+        assert ours[name]["pull_policy"] == "never", name
+        before = there_before(ours, name) & builders
+        assert ours[name]["image"] in {ours[builder]["image"] for builder in before}, name
 
 
 def test_every_container_is_hardened_and_sees_only_what_it_needs(compose: Compose) -> None:
