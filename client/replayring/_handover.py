@@ -22,9 +22,7 @@ from __future__ import annotations
 
 import mmap
 import os
-import platform
 import secrets
-import sys
 import threading
 import weakref
 from collections import OrderedDict
@@ -40,16 +38,13 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from replayring_proto.errors import ReplayRingError
+from replayring_proto.machine import STORES_IN_ORDER
 from replayring_proto.pack import ALIGNMENT, PackLayout, parse_header, tensor_specs
 
 __all__ = ["WholeBatch", "hand_over"]
 
-# Giving back rests on the order in which stores become visible, as the ring does: x86-64's.
-_SUPPORTED = (
-    sys.platform == "linux"
-    and platform.machine() in ("x86_64", "AMD64")
-    and hasattr(os, "memfd_create")
-)
+# Giving back rests on the order in which stores become visible, as the ring does.
+_SUPPORTED = STORES_IN_ORDER and hasattr(os, "memfd_create")
 
 # The words of a slab's head, and where its body begins.
 _NUMBER, _TICKET, _SEEN = range(3)

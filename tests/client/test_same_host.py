@@ -212,7 +212,7 @@ def test_files_that_are_not_the_servers_are_not_read(
 def test_another_processor_reads_over_the_wire(
     server: ServerProcess, buffer: replayring.Buffer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replayring_proto.ring.mapped._SUPPORTED", False)
+    monkeypatch.setattr("replayring_proto.machine.STORES_IN_ORDER", False)
     with replayring.connect(server.address, same_host=True) as client:
         assert not client.buffer("ring").info().same_host
 

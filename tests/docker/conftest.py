@@ -13,6 +13,7 @@ import sys
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,8 @@ def server_image(docker_engine: None) -> str:
 @pytest.fixture(scope="session")
 def trainer_image(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Builds the image of actors and learners, with a torch without CUDA."""
-    return build("trainer", *torch_from_here(tmp_path_factory.mktemp("index")))
+    with torch_from_here(tmp_path_factory.mktemp("index")) as arguments:
+        return build("trainer", *arguments)
 
 
 def build(name: str, *arguments: str) -> str:
@@ -65,8 +67,9 @@ def build(name: str, *arguments: str) -> str:
     return docker("build", "-q", "-f", file, "-t", tag, *arguments, str(ROOT), timeout=900)
 
 
-def torch_from_here(folder: Path) -> list[str]:
-    """Returns what to build with where pip has a CPU build of torch at hand, else nothing.
+@contextmanager
+def torch_from_here(folder: Path) -> Iterator[list[str]]:
+    """Gives what to build with where pip has a CPU build of torch at hand, else nothing.
 
     The public index of such builds cannot be reached from everywhere. So the build's own image
     gets one in a folder; the image that runs is made from the usual base all the same.
@@ -76,13 +79,18 @@ def torch_from_here(folder: Path) -> list[str]:
     python = ["--python-version", "3.11", "--only-binary", ":all:", "torch==2.13.0+cpu"]
     done = subprocess.run([*command, str(index), *python], capture_output=True, check=False)
     if done.returncode:
-        return []
+        yield []
+        return
     (wheel,) = index.iterdir()
     link = f'<a href="{urllib.parse.quote(wheel.name)}">{wheel.name}</a>'
     (index / "index.html").write_text(link)
     (folder / "Dockerfile").write_text(f"FROM {BASE}\nCOPY torch /index/torch\n")
-    base = docker("build", "-q", str(folder), timeout=300)
-    return ["--build-arg", f"BUILD_IMAGE={base}", "--build-arg", "TORCH_INDEX=file:///index"]
+    base = f"replayring-test-{uuid.uuid4().hex[:12]}"  # BuildKit looks for an id in a registry
+    docker("build", "-q", "-t", base, str(folder), timeout=300)
+    try:
+        yield ["--build-arg", f"BUILD_IMAGE={base}", "--build-arg", "TORCH_INDEX=file:///index"]
+    finally:
+        docker("rmi", base)
 
 
 @pytest.fixture

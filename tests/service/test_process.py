@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from replayring_proto.v1 import replay_pb2
 from replayring_server.configuration.address import Address
 from replayring_server.engine import Store, files
 from tests.service.frames import SPEC, episode
-from tests.support import LocalServer, ServerProcess, command, refusal_of
+from tests.support import PATIENCE, LocalServer, ServerProcess, command, refusal_of
 from tests.wire import (
     NOT_SERVING,
     SERVING,
@@ -28,8 +30,6 @@ from tests.wire import (
     spec_message,
     start_message,
 )
-
-PATIENCE = 60
 
 
 @pytest.fixture
@@ -204,6 +204,19 @@ def test_data_directory_below_a_file_is_refused(tmp_path: Path) -> None:
 def test_data_directory_that_takes_no_files_is_refused() -> None:
     # Whoever runs the tests may be root, whom a mode does not stop; this stops everybody.
     assert "/proc" in refusal_of("--data-dir", "/proc", "--listen", "127.0.0.1:0")
+
+
+def test_machine_that_does_not_keep_stores_in_order_is_refused(tmp_path: Path) -> None:
+    other = ["setarch", "i686", sys.executable, "-m", "replayring_server", "serve"]
+    where = ["--data-dir", str(tmp_path / "data"), "--listen", "127.0.0.1:0"]
+    done = subprocess.run(
+        [*other, *where], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 1
+    assert "Linux on x86-64" in done.stderr
+    assert "this is Linux on i686" in done.stderr
+    assert "--platform linux/amd64" in done.stderr
+    assert not (tmp_path / "data").exists()
 
 
 def test_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:

@@ -5,18 +5,13 @@ The protocol of `ring.reader` needs nothing but the mapped files: no lock, no wo
 
 from __future__ import annotations
 
-import platform
-import sys
 from pathlib import Path
 
-from replayring_proto import files, layout
+from replayring_proto import files, layout, machine
 from replayring_proto.errors import NotFoundError, StorageError
 from replayring_proto.ring.columns import FrameColumns
 from replayring_proto.ring.counters import Counters
 from replayring_proto.ring.reader import RingReader
-
-# The order in which stores become visible, which the protocol rests on, is x86-64's.
-_SUPPORTED = sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")
 
 
 class MappedRing:
@@ -36,7 +31,7 @@ class MappedRing:
             StorageError: they are no buffer, may not be read by this process, are in use by another
                 machine, or this is no machine on which they could be.
         """
-        if not _SUPPORTED:
+        if not machine.STORES_IN_ORDER:
             raise StorageError("only Linux on x86-64 reads buffers of other processes")
         if folder.is_symlink():
             raise StorageError(f"{folder} is a symbolic link; refused")

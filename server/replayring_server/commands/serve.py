@@ -7,6 +7,7 @@ import logging
 import os
 
 from replayring_proto.errors import ReplayRingError
+from replayring_proto.machine import check_serves
 from replayring_server import configuration, logs
 from replayring_server.configuration.toml import to_toml
 from replayring_server.process import run_server
@@ -26,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.print_config:
             print(to_toml(configured), end="")
         else:
+            check_serves()
             settings = configured.settings()
             logs.set_up(settings.log_format, settings.log_level)
             run_server(settings, configured.limits)
