@@ -96,7 +96,11 @@ class Workers:
         """
         if lane in (Lane.APPEND, Lane.COMMIT):
             self._added_at = time.monotonic()
-        work = asyncio.get_running_loop().run_in_executor(self._lanes[lane], call)
+        try:
+            work = asyncio.get_running_loop().run_in_executor(self._lanes[lane], call)
+        except RuntimeError:  # the system allows no more threads, or those here have been ended
+            then()
+            raise
 
         def tell(done: asyncio.Future[T]) -> None:
             if not done.cancelled():
