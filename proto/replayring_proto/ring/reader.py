@@ -152,6 +152,7 @@ class RingReader:
                 if misses is not None:
                     raise misses
                 return pack
+            del pack  # before there is another one
         raise OvertakenError(
             f"writers overtook this read {_ATTEMPTS} times; read fewer frames at once, or create "
             "the buffer larger"
