@@ -163,9 +163,11 @@ class Server:
             self._probes.add_generic_rpc_handlers((self._health.handler(),))
             at = _listen(self._probes, "--health-listen", *probes)
             logger.info("health on %s:%d", probes[0], at)
-            await self._probes.start()
         if metrics is not None:
             self._metrics = self._serve_metrics(*metrics)
+        # When all addresses are there: what was started would have to be stopped.
+        if self._probes is not None:
+            await self._probes.start()
         await self._grpc.start()
         self._store.lock.describe(f"pid {os.getpid()}, {host}:{bound}")
         self._health.set_serving(True)
