@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 
@@ -26,6 +26,9 @@ from replayring_proto.limits import ServerLimits
 from replayring_server.engine import Store
 from replayring_server.server import Server
 from replayring_server.service.calls import Calls
+
+if TYPE_CHECKING:
+    import pytest
 
 T = TypeVar("T")
 
@@ -67,6 +70,13 @@ def refusal_of(*arguments: str) -> str:
     errors = [line for line in done.stderr.splitlines() if " ERROR " in line]
     assert len(errors) == 1, done.stderr
     return errors[0]
+
+
+def plant(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has servers that are started run `code` before anything else."""
+    (folder / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setenv("PLANTED_IN", str(folder))
 
 
 class ServerProcess:

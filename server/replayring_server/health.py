@@ -29,7 +29,7 @@ REQUEST_SECONDS = 10.0
 
 
 class _Room:
-    """Room for the calls that come to one address, which any peer may make without a token."""
+    """Room for the calls of one method to one address, which any peer may make without a token."""
 
     def __init__(self) -> None:
         self._calls = 0
@@ -68,12 +68,14 @@ class Health:
         self._changed = asyncio.Event()
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """Returns what a gRPC server registers. What comes to one keeps nobody from another."""
-        room = _Room()
+        """Returns what a gRPC server registers. What comes to one keeps nobody from another.
+
+        Nor do watches, which may last for ever, keep anybody from being answered once.
+        """
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             # As streams, so that those that send no request are seen, and ended.
-            "Check": grpc.stream_unary_rpc_method_handler(partial(self._check, room)),
-            "Watch": grpc.stream_stream_rpc_method_handler(partial(self._watch, room)),
+            "Check": grpc.stream_unary_rpc_method_handler(partial(self._check, _Room())),
+            "Watch": grpc.stream_stream_rpc_method_handler(partial(self._watch, _Room())),
         }
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 

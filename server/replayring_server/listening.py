@@ -12,7 +12,7 @@ import ipaddress
 import os
 import pwd
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -24,6 +24,9 @@ from replayring_proto.errors import StorageError
 Host: TypeAlias = "IPv4Address | IPv6Address"
 
 _LISTENING = "0A"
+
+# What localhost is to gRPC, whatever the system says.
+_LOOPBACK = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 _MOST_NAMED = 3
 
 
@@ -37,13 +40,38 @@ def cannot_listen(flag: str, host: str, port: int, error: Exception) -> StorageE
         error: what the attempt ended with.
     """
     reason = _refusal(host, port)
-    why = reason.strerror if reason and reason.strerror else error
-    told = f"cannot listen on {host}:{port} ({why})"
+    why = str(reason.strerror if reason and reason.strerror else error)
     if reason is not None and reason.errno != errno.EADDRINUSE:
-        return StorageError(f"{told}; give {flag} an address of this machine that you may use")
+        return StorageError(
+            f"cannot listen on {host}:{port} ({why}); give {flag} an address of this machine that "
+            "you may use"
+        )
+    return _taken(flag, host, port, why, _listeners(host, port))
+
+
+def check_alone(flag: str, host: str, port: int) -> None:
+    """Checks that no other process has an address that `host` stands for; this one listens there.
+
+    gRPC is content with one of several. Whoever calls a name would reach the one or the other.
+
+    Args:
+        flag: as for `cannot_listen`, and so are the others.
+        host: where.
+        port: with it.
+
+    Raises:
+        StorageError: another process has one; the message names it.
+    """
+    listeners = [one for one in _listeners(host, port) if one.inode]  # 0 tells nothing
+    own = _open_files(Path("/proc/self")) if listeners else set()
+    if others := [one for one in listeners if one.link not in own]:
+        raise _taken(flag, host, port, os.strerror(errno.EADDRINUSE), others)
+
+
+def _taken(flag: str, host: str, port: int, why: str, listeners: list[_Listener]) -> StorageError:
     return StorageError(
-        f"{told}: {_who(_listeners(host, port))}; stop it, or give {flag} another port (0 takes a "
-        "free one)"
+        f"cannot listen on {host}:{port} ({why}): {_who(listeners)}; stop it, or give {flag} "
+        "another port (0 takes a free one)"
     )
 
 
@@ -72,13 +100,17 @@ class _Listener:
     inode: int
     uid: int
 
+    @property
+    def link(self) -> str:
+        """What stands for it among a process's open files."""
+        return f"socket:[{self.inode}]"
+
 
 def _who(listeners: list[_Listener], proc: Path = Path("/proc")) -> str:
     """Says which processes have these sockets, as far as this user may know."""
     if not listeners:
         return "it cannot be told which process uses it"
-    inodes = {listener.inode for listener in listeners}
-    if names := [f"pid {pid} ({_name(proc, pid)})" for pid in _processes_with(inodes, proc)]:
+    if names := [f"pid {pid} ({_name(proc, pid)})" for pid in _processes_with(listeners, proc)]:
         more = [] if len(names) <= _MOST_NAMED else [f"{len(names) - _MOST_NAMED} more"]
         return f"it is held by {', '.join(names[:_MOST_NAMED] + more)}"
     users = ", ".join(sorted({_user(listener.uid) for listener in listeners}))
@@ -94,6 +126,8 @@ def _listeners(host: str, port: int, proc: Path = Path("/proc")) -> list[_Listen
         wanted = [_address(address[0]) for _, address in _resolved(host, port)]
     except OSError:
         return []
+    if host.lower() == "localhost":
+        wanted += _LOOPBACK
     return [
         listener
         for address, its_port, listener in _all_listeners(proc)
@@ -147,20 +181,21 @@ def _resolved(host: str, port: int) -> list[tuple[int, tuple[Any, ...]]]:
     return [(family, address) for family, _, _, _, address in found]
 
 
-def _processes_with(inodes: set[int], proc: Path) -> Iterator[int]:
+def _processes_with(listeners: Iterable[_Listener], proc: Path) -> Iterator[int]:
     """Yields the processes that have one of these sockets open, if they may be looked into."""
-    links = {f"socket:[{inode}]" for inode in inodes}
+    links = {listener.link for listener in listeners}
     for pid in sorted(int(path.name) for path in proc.iterdir() if path.name.isdecimal()):
         with contextlib.suppress(OSError):  # it has ended, or is another user's
-            if any(_link(path) in links for path in (proc / str(pid) / "fd").iterdir()):
+            if links & _open_files(proc / str(pid)):
                 yield pid
 
 
-def _link(path: Path) -> str | None:
-    try:
-        return os.readlink(path)
-    except OSError:  # it was closed meanwhile
-        return None
+def _open_files(process: Path) -> set[str]:
+    found = set()
+    for path in (process / "fd").iterdir():
+        with contextlib.suppress(OSError):  # it was closed meanwhile
+            found.add(os.readlink(path))
+    return found
 
 
 def _name(proc: Path, pid: int) -> str:

@@ -8,7 +8,7 @@ import ctypes
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,8 @@ def run_server(settings: Settings, limits: ServerLimits) -> None:
     Raises:
         ReplayRingError: the settings do not go together, or it cannot serve, or not any more.
     """
+    hung_up: list[int] = []  # by now it may be about tokens that are read below
+    signal.signal(signal.SIGHUP, lambda number, _: hung_up.append(number))
     raise_descriptor_limit()
     keep_freed_memory()
     certificates = certificates_from(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
@@ -51,7 +53,7 @@ def run_server(settings: Settings, limits: ServerLimits) -> None:
     _check_exposure(settings, certificates, tokens)
     diagnostics = handlers_of(reflection=settings.reflection, channelz=settings.channelz)
     make_server = partial(Server, certificates=certificates, tokens=tokens, diagnostics=diagnostics)
-    _run_loop(_Life(settings, limits, make_server).live())
+    _run_loop(_Life(settings, limits, make_server, hung_up).live())
 
 
 def _check_exposure(
@@ -74,14 +76,21 @@ class _Life:
     """One run of a server, on one event loop."""
 
     def __init__(
-        self, settings: Settings, limits: ServerLimits, make_server: Callable[..., Server]
+        self,
+        settings: Settings,
+        limits: ServerLimits,
+        make_server: Callable[..., Server],
+        hung_up: Sequence[int],
     ) -> None:
+        """Prepares it; `hung_up` has each SIGHUP that comes before it can be dealt with."""
         self._settings = settings
         self._limits = limits
         self._make_server = make_server
+        self._hung_up = hung_up
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
         self._failure: ReplayRingError | None = None
+        self._server: Server | None = None
 
     async def live(self) -> None:
         """Opens the store, serves it, and closes it.
@@ -100,11 +109,15 @@ class _Life:
 
         try:
             with (
-                _signals_handled(partial(from_any_thread, self._on_signal)),
+                _signals_handled(
+                    partial(from_any_thread, self._on_signal),
+                    partial(from_any_thread, self._on_hang_up),
+                    self._hung_up,
+                ),
                 Store(self._settings.data_dir, self._limits, on_disk_failure) as store,
             ):
                 async with _telemetry(self._settings.otel) as telemetry:
-                    server = self._make_server(
+                    server = self._server = self._make_server(
                         store, interceptors=telemetry.interceptors if telemetry else ()
                     )
                     if telemetry:
@@ -119,10 +132,16 @@ class _Life:
     def _on_signal(self) -> None:
         (self._hurried if self._stopping.is_set() else self._stopping).set()
 
+    def _on_hang_up(self) -> None:
+        """Reads the tokens again, if there are any. Without a server it has failed to start."""
+        try:
+            if self._server is not None:
+                self._server.reload_tokens()
+        except ReplayRingError as error:
+            logger.error("the tokens in use stay: %s", error)
+
     async def _serve(self, store: Store, server: Server) -> None:
         """Serves until it is told to stop."""
-        if self._settings.token_file is not None:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_tokens, server)
         settings = self._settings
         host, port = settings.listen
         bound = await server.start(host, port, settings.health_listen, settings.metrics_listen)
@@ -165,16 +184,19 @@ class _Life:
 
 
 @contextlib.contextmanager
-def _signals_handled(handle: Callable[[], object]) -> Iterator[None]:
-    """Calls `handle`, between any two instructions, at each signal to stop; then ignores them.
+def _signals_handled(
+    stop: Callable[[], object], hang_up: Callable[[], object], hung_up: Sequence[int]
+) -> Iterator[None]:
+    """Calls `stop` or `hang_up`, between any two instructions, at each signal; in the end none.
 
     The event loop's own handlers would not do: it takes them back before the interpreter has
     ended, and one more signal would kill what is about to end with 0.
     """
     for number in _STOPPING:
-        signal.signal(number, lambda *_: handle())
-    # It asks for tokens to be read again, and ends no server that has none, or has not got there.
-    signal.signal(signal.SIGHUP, lambda *_: None)
+        signal.signal(number, lambda *_: stop())
+    signal.signal(signal.SIGHUP, lambda *_: hang_up())
+    if hung_up:
+        hang_up()
     try:
         yield
     finally:
@@ -216,13 +238,6 @@ async def _telemetry(wanted: bool) -> AsyncIterator[OpenTelemetry | None]:
         yield telemetry
     finally:
         await asyncio.to_thread(telemetry.close)
-
-
-def _reload_tokens(server: Server) -> None:
-    try:
-        server.reload_tokens()
-    except ReplayRingError as error:
-        logger.error("the tokens in use stay: %s", error)
 
 
 def _run_loop(main: Coroutine[Any, Any, None]) -> None:

@@ -22,7 +22,7 @@ from replayring_server.diagnostics import Diagnostics
 from replayring_server.engine import Store
 from replayring_server.extras import needs_extra
 from replayring_server.health import Health
-from replayring_server.listening import cannot_listen
+from replayring_server.listening import cannot_listen, check_alone
 from replayring_server.security.authorisation import Authorisation
 from replayring_server.security.certificates import Certificates
 from replayring_server.security.tokens import Tokens
@@ -163,9 +163,11 @@ class Server:
             self._probes.add_generic_rpc_handlers((self._health.handler(),))
             at = _listen(self._probes, "--health-listen", *probes)
             logger.info("health on %s:%d", probes[0], at)
-            await self._probes.start()
         if metrics is not None:
             self._metrics = self._serve_metrics(*metrics)
+        # When all addresses are there: what was started would have to be stopped.
+        if self._probes is not None:
+            await self._probes.start()
         await self._grpc.start()
         self._store.lock.describe(f"pid {os.getpid()}, {host}:{bound}")
         self._health.set_serving(True)
@@ -259,7 +261,10 @@ def _listen(
     address = f"{host}:{port}"
     try:
         if credentials is None:
-            return server.add_insecure_port(address)
-        return server.add_secure_port(address, credentials)
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise cannot_listen(flag, host, port, error) from None
+    check_alone(flag, host, bound)
+    return bound

@@ -179,6 +179,27 @@ def test_a_buffer_waits_for_no_other_ones_sync(
             eventually(lambda: all(b.durable_index == 3 for b in store.buffers()), "all are synced")
 
 
+def test_buffers_are_synced_again_once_the_system_allows_threads_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To sync is what keeps the promise of "interval": a round that fails must not be the last."""
+    monkeypatch.setattr(syncer, "INTERVAL_S", 0.01)
+    start, refused = threading.Thread.start, threading.Event()
+
+    def start_others(thread: threading.Thread) -> None:
+        if thread.name.startswith("replayring-sync-one") and not refused.is_set():
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_others)
+    with Store(tmp_path) as store:
+        buffer = create(store, "a", "interval")
+        assert refused.wait(60)
+        eventually(lambda: buffer.durable_index == 3, "it is synced after all")
+    assert "can't start new thread" in caplog.text
+
+
 # A disk that fails
 
 

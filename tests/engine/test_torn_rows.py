@@ -13,15 +13,17 @@ import json
 import os
 import random
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from replayring_proto import layout
 from replayring_proto.errors import FrameNotFoundError, OvertakenError
-from replayring_proto.pack import Pack
+from replayring_proto.pack import Pack, aligned_empty
 from replayring_proto.query import SampleQuery, View
 from replayring_proto.ring import Plan, RingReader, UniformSampler
 from replayring_proto.spec import BufferSpec
@@ -166,6 +168,29 @@ def test_a_reader_that_is_always_overtaken_gives_up_with_an_error(
     ring.on_read = overtake
     with pytest.raises(OvertakenError, match="overtook this read 20 times"):
         ring.reader().at_positions(Plan(ring.spec, View()), np.array([0]))
+
+
+def test_a_reader_that_is_overtaken_lets_go_of_what_it_has_before_it_gathers_anew() -> None:
+    """Or a large batch would take twice the memory that is held for it."""
+    ring = MemoryRing(checked_spec(12))
+    ring.append(12)
+    made: list[weakref.ref[Any]] = []
+
+    def memory(nbytes: int) -> Any:
+        assert not any(each() is not None for each in made)
+        body = aligned_empty(nbytes)
+        made.append(weakref.ref(body))
+        return body
+
+    def overtake(step: str) -> None:
+        if step == "a.tag" and len(made) < 3:
+            for _ in range(8):
+                ring.append(12)
+
+    ring.on_read = overtake
+    plan = Plan(ring.spec, View())
+    ring.reader().gather(plan, lambda live: live.index_at(np.array([0])), memory)
+    assert len(made) == 3
 
 
 # Real processes and threads

@@ -209,7 +209,8 @@ def test_it_is_opened_to_a_network_no_sooner_than_the_service(tmp_path: Path) ->
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        said = refusal_of("--data-dir", str(tmp_path / "data"), "--metrics-listen", address)
+        flags = ["--data-dir", str(tmp_path / "data"), "--health-listen", "127.0.0.1:0"]
+        said = refusal_of(*flags, "--metrics-listen", address)
     assert f"cannot listen on {address}" in said
     assert "--metrics-listen another port" in said
 

@@ -19,7 +19,7 @@ from replayring_server.service.calls import Calls
 from replayring_server.tally import CallTally
 from tests.certificates import READ, UNKNOWN, WRITE, token_file
 from tests.service.frames import SPEC, episode, refused
-from tests.support import LocalServer, ServerProcess, eventually
+from tests.support import LocalServer, ServerProcess, eventually, plant
 from tests.wire import (
     METHODS,
     SERVING,
@@ -233,6 +233,42 @@ def go_on(calls: dict[str, Stream]) -> None:
         calls["AddEpisodes"].receive()
     calls["SampleBatch"].send(replay_pb2.SampleBatchRequest(batches=1))
     calls["SampleBatch"].receive()
+
+
+# It has just read its tokens when they change, and somebody tells it so. On asyncio's own loop, as
+# uvloop keeps some of what comes before it can be heard.
+TOLD_EARLY = """
+import os, pathlib, signal, sys
+from replayring_server.security.tokens import Tokens
+
+init = Tokens.__init__
+
+def told_early(self, path):
+    init(self, path)
+    pathlib.Path(path).write_text("write {token}")
+    os.kill(os.getpid(), signal.SIGHUP)
+
+Tokens.__init__ = told_early
+sys.modules["uvloop"] = None
+"""
+
+
+def test_token_taken_away_while_the_server_starts_is_gone(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has read them before it opens its files, which may take a while."""
+    other = "o" * 40
+    plant(TOLD_EARLY.format(token=other), tmp_path, monkeypatch)
+    with ServerProcess(tmp_path / "data", "--token-file", str(path)) as server:
+        eventually(lambda: "tokens to read: 0, to write: 1" in server.log_text(), "it reads again")
+        with Wire(server.address, metadata=bearer(other)) as wire:
+            wire.ask("ListBuffers", b"")
+        with (
+            Wire(server.address, metadata=bearer(WRITE)) as wire,
+            refused("UNAUTHENTICATED", "UnauthenticatedError"),
+        ):
+            wire.ask("ListBuffers", b"")
+        assert server.stop() == 0
 
 
 def test_token_taken_away_ends_its_calls_and_no_others(process: ServerProcess, path: Path) -> None:

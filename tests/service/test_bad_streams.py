@@ -107,7 +107,7 @@ CASES = {
         after_start(changed(data=BODY[:-1]), good(4)),
         INVALID,
         MALFORMED,
-        ("before it was complete",),
+        ("came in the middle of an episode",),
     ),
     "a body too long": Case(
         after_start(changed(data=BODY + b"x")),

@@ -75,6 +75,20 @@ async def test_one_who_gives_up_lets_the_next_one_in() -> None:
 
 
 @on_a_loop
+async def test_memory_that_comes_back_as_one_gives_up_goes_to_the_next() -> None:
+    """The one who gave up has not got to run yet, and still stands in the queue."""
+    budget = Budget(10)
+    hold = await budget.take(10)
+    first, second = await waiting(budget, 6), await waiting(budget, 5)
+    first.cancel()
+    hold.release()
+    await settle()
+    assert first.cancelled()
+    assert second.done()
+    assert (budget.free, budget.waiting) == (5, 0)
+
+
+@on_a_loop
 async def test_one_who_gives_up_as_his_turn_comes_keeps_nothing() -> None:
     budget = Budget(10)
     hold = await budget.take(10)

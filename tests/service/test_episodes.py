@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 
 from replayring_proto.errors import MalformedMessageError
 from replayring_proto.pack import Pack
-from replayring_server.engine import Rows
+from replayring_proto.spec import BufferSpec
+from replayring_server.engine import Origin, Rows, Store
 from replayring_server.service import episodes
+from replayring_server.service.adding import bytes_to_store
 from replayring_server.service.episodes import EpisodeAssembler, ReceivedEpisode
 from tests.proto.arrays import packs
 
@@ -104,6 +107,31 @@ def test_what_is_kept_is_hardly_more_than_what_came(size: int, besides: int) -> 
         tracemalloc.stop()
     assert assembler.complete
     assert kept <= 1.25 * count * size + 10_000
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"), [("uint8", "uint8"), ("uint8", "int16"), ("float64", "float32")]
+)
+def test_to_store_it_takes_no_more_memory_than_it_is_charged_for(
+    tmp_path: Path, sent: str, kept: str
+) -> None:
+    """In whatever dtype it comes: what peers can make a server hold is bounded by that."""
+    spec = BufferSpec.from_data_spec({"x": {"shape": (MIB,), "dtype": kept}}, 4)
+    pack = Pack.of({"x": np.ones((4, MIB), sent)})
+    with Store(tmp_path) as store:
+        buffer, _ = store.create("b", spec)
+        tracemalloc.start()
+        try:
+            assembler = EpisodeAssembler(pack.layout)
+            for piece in pack.pieces():
+                assembler.add(memoryview(bytes(piece)))
+            arrays = assembler.pack.arrays
+            del assembler
+            buffer.append(arrays, Origin("w", 1))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak <= bytes_to_store(spec, pack.layout) + MIB
 
 
 def test_more_bytes_than_announced_are_refused() -> None:

@@ -28,11 +28,12 @@ def port_of(taken: socket.socket) -> int:
 
 
 @contextmanager
-def foreign_listener() -> Iterator[tuple[int, int]]:
+def foreign_listener(host: str = "127.0.0.1") -> Iterator[tuple[int, int]]:
     """Yields the pid of a process that is no server of ours, and the port it listens on."""
     script = (
         "import socket, sys\n"
-        "taken = socket.create_server(('127.0.0.1', 0))\n"
+        f"family = socket.{'AF_INET6' if ':' in host else 'AF_INET'}\n"
+        f"taken = socket.create_server(({host!r}, 0), family=family)\n"
         "print(taken.getsockname()[1], flush=True)\n"
         "sys.stdin.read()"
     )
@@ -77,6 +78,24 @@ def test_several_processes_that_share_a_socket_are_named() -> None:
     assert f"pid {child.pid} (sleep)" in said
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_port_that_is_taken_under_one_of_a_names_addresses_is_taken(
+    tmp_path: Path, address: str
+) -> None:
+    """To gRPC "localhost" is two, and it is content with either alone."""
+    if address == "::1" and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with foreign_listener(address) as (pid, port):
+        line = refusal_of("--data-dir", str(tmp_path), "--listen", f"localhost:{port}")
+    assert f"cannot listen on localhost:{port} (Address already in use)" in line
+    assert f"it is held by pid {pid} (" in line
+
+
+def test_a_port_of_this_very_process_is_no_other_ones() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+        listening.check_alone("--listen", "localhost", port_of(ours))
+
+
 def test_one_on_another_address_of_this_machine_is_not_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = port_of(taken)
@@ -87,13 +106,20 @@ def test_one_on_another_address_of_this_machine_is_not_named() -> None:
         assert listening._listeners("127.0.0.3", port) == []
 
 
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize(("host", "bound"), [("[::1]", "::1"), ("[::]", "::"), ("127.0.0.1", "::")])
 def test_ipv6_is_understood(host: str, bound: str) -> None:
-    try:
-        taken = socket.create_server((bound, 0), family=socket.AF_INET6, dualstack_ipv6=True)
-    except OSError:
+    if not has_ipv6():
         pytest.skip("this machine has no IPv6")
-    with taken:
+    family = socket.AF_INET6
+    with socket.create_server((bound, 0), family=family, dualstack_ipv6=True) as taken:
         said = said_of(host, port_of(taken))
     assert f"cannot listen on {host}:" in said
     assert f"pid {os.getpid()} (" in said

@@ -110,11 +110,13 @@ def test_columns_of_an_empty_buffer_are_empty(wire: Wire, name: str) -> None:
     assert columns["index"].shape == (0,)
 
 
-def test_a_large_column_comes_in_pieces(wire: Wire, name: str) -> None:
-    wire.create(name, spec_message({"image": ("uint8", (512, 1000)), "x": ("uint8", ())}, 100))
-    rows = np.arange(40, dtype=np.uint8)
-    frames = {"image": rows[:, None, None] * np.ones((512, 1000), np.uint8), "x": rows}
-    wire.add(name, frames)
+@pytest.mark.parametrize(("height", "frames"), [(512, 40), (2500, 8)])
+def test_a_large_column_comes_in_pieces(wire: Wire, name: str, height: int, frames: int) -> None:
+    """Even where a single frame is more than a message carries, as of a camera with 1080 lines."""
+    spec = spec_message({"image": ("uint8", (height, 1000)), "x": ("uint8", ())}, frames)
+    wire.create(name, spec)
+    rows = np.arange(frames, dtype=np.uint8)
+    wire.add(name, {"image": rows[:, None, None] * np.ones((height, 1000), np.uint8), "x": rows})
     request = replay_pb2.ReadColumnRequest(buffer=name, keys=["x", "image", "index"])
     replies = wire.call("ReadColumn", request)
     assert len(replies) > 10

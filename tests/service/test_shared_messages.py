@@ -153,7 +153,7 @@ def test_they_may_not_come_before_start_nor_within_an_episode(wire: Wire, buffer
     with refused(INVALID, MALFORMED, "before `start`"):
         wire.call("AddEpisodes", shared)
     first, *_ = episode_messages(1, episode(4), chunk=10)
-    with refused(INVALID, MALFORMED, "before it was complete"):
+    with refused(INVALID, MALFORMED, "came in the middle of an episode"):
         wire.call("AddEpisodes", start_message(buffer), first, shared)
     assert wire.info(buffer).next_index == 0
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from replayring_proto.limits import ServerLimits
+from replayring_proto.ring import RingReader
 from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Buffer
 from tests.service.frames import refused
@@ -190,6 +191,38 @@ def test_memory_is_held_until_the_engine_is_done_even_if_nobody_waits(
         go_on.set()
     eventually(lambda: staging.free == staging.nbytes, "the engine is done")
     assert wire.info("b").next_index == 8
+
+
+def test_memory_of_a_reply_is_held_until_the_engine_is_done_even_if_nobody_waits(
+    local: LocalServer, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks and leaves, again and again, has the engine take no more than its share."""
+    sending = local.calls.sending
+    entered, go_on = threading.Event(), threading.Event()
+    real = RingReader.gather
+
+    def held_up(*arguments: Any) -> Any:
+        entered.set()
+        assert go_on.wait(PATIENCE)
+        return real(*arguments)
+
+    monkeypatch.setattr(RingReader, "gather", held_up)
+    spec = replay_pb2.SampleSpec(buffer="b", batch_size=ASKED)
+    sample = ("SampleBatch", replay_pb2.SampleBatchRequest(spec=spec))
+    get = ("GetItem", replay_pb2.GetItemRequest(buffer="b", positions=[0] * ASKED))
+    for method, request in (sample, get):
+        entered.clear()
+        go_on.clear()
+        call = wire.stream(method)
+        call.send(request)
+        try:
+            assert entered.wait(PATIENCE)
+            call.cancel()
+            eventually(lambda: not local.calls._calls, "the call has ended")
+            assert sending.free < sending.nbytes - ASKED * MIB
+        finally:
+            go_on.set()
+        eventually(lambda: sending.free == sending.nbytes, "the engine is done")
 
 
 def test_parameters_take_memory_as_episodes_do(local: LocalServer, wire: Wire) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import time
@@ -16,7 +15,7 @@ from grpc_health.v1 import health_pb2
 from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Store
 from tests.service.frames import SPEC, episode
-from tests.support import PATIENCE, ServerProcess, eventually
+from tests.support import PATIENCE, ServerProcess, eventually, plant
 from tests.wire import (
     NOT_SERVING,
     SERVING,
@@ -141,13 +140,6 @@ def test_any_number_of_signals_at_any_moment_ends_with_0(tmp_path: Path) -> None
             for number in SIGNALS:
                 server.signal(number)
         ends_cleanly(server, 3)
-
-
-def plant(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has servers that are started run `code` before anything else."""
-    (folder / "sitecustomize.py").write_text(code)
-    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
-    monkeypatch.setenv("PLANTED_IN", str(folder))
 
 
 # A disk that writes no column while the file `slow` exists; `at work` says that it was asked to.

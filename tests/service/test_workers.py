@@ -137,3 +137,25 @@ def test_who_receives_much_pauses_for_others_while_frames_are_read(
 
     asyncio.run(main())
     assert len(turns) == (20 if reading else 0)
+
+
+def test_what_is_to_follow_a_change_follows_though_no_thread_can_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where the system allows no more of them: memory is given back then, for one."""
+    told: list[str] = []
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        workers = Workers()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            with pytest.raises(RuntimeError, match="new thread"):
+                await workers.change(Lane.APPEND, lambda: None, then=lambda: told.append("then"))
+        await workers.change(Lane.APPEND, lambda: None, then=lambda: told.append("later"))
+        workers.close()
+
+    asyncio.run(main())
+    assert told == ["then", "later"]

@@ -152,6 +152,7 @@ class RingReader:
                 if misses is not None:
                     raise misses
                 return pack
+            del pack  # before there is another one
         raise OvertakenError(
             f"writers overtook this read {_ATTEMPTS} times; read fewer frames at once, or create "
             "the buffer larger"
@@ -228,8 +229,9 @@ class RingReader:
             steady: as for `window`.
 
         Returns:
-            The pack's layout, and its body as consecutive byte arrays, each a copy. Iterating
-            raises `OvertakenError` when writers have replaced what was still to be read.
+            The pack's layout, and its body as consecutive byte arrays, each a copy that a message
+            can carry. Iterating raises `OvertakenError` when writers have replaced what was still
+            to be read.
 
         Raises:
             InvalidSpecError: an unknown column.
@@ -255,14 +257,24 @@ class RingReader:
         while start < end:
             row = start % self._rows
             count = min(step, end - start, self._rows - row)
-            piece = column[row : row + count].copy()
-            if start < self._oldest_whole:
-                raise OvertakenError(
-                    "writers replaced frames of this column before they were read; try again, or "
-                    "read fewer columns at once"
-                )
-            yield piece.reshape(-1).view(np.uint8)
+            for piece in _copies(column[row : row + count]):
+                if start < self._oldest_whole:
+                    raise OvertakenError(
+                        "writers replaced frames of this column before they were read; try again, "
+                        "or read fewer columns at once"
+                    )
+                yield piece
             start += count
+
+
+def _copies(rows: Array) -> Iterator[Array]:
+    """Yields copies of the bytes of rows, at most as many at a time as a message carries."""
+    if rows.nbytes <= limits.CHUNK_BYTES:
+        yield rows.copy().reshape(-1).view(np.uint8)
+        return
+    whole = rows.reshape(-1).view(np.uint8)  # no copy: a frame as large has a file of its own
+    for start in range(0, len(whole), limits.CHUNK_BYTES):
+        yield whole[start : start + limits.CHUNK_BYTES].copy()
 
 
 def _complaint(

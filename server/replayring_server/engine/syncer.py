@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -10,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
 from replayring_server.engine.buffer import Buffer
+
+logger = logging.getLogger(__name__)
 
 INTERVAL_S = 1.0
 
@@ -56,7 +59,10 @@ class Syncer:
         with ThreadPoolExecutor(_AT_ONCE, "replayring-sync-one") as threads:
             while not self._stopping.wait(max(due - time.monotonic(), 0)):
                 due = time.monotonic() + INTERVAL_S
-                list(threads.map(_sync_one, self._buffers()))  # raises what a defect raises
+                try:
+                    list(threads.map(_sync_one, self._buffers()))
+                except Exception:  # no thread can be started, say; later rounds must come
+                    logger.exception("not every buffer was synced; the next round is due")
 
     def _reserve(self) -> None:
         while (buffer := self._running_out.get()) is not None and not self._stopping.is_set():

@@ -182,14 +182,16 @@ def checked_sequence(sequence: int) -> int:
 def bytes_to_store(spec: BufferSpec, layout: PackLayout) -> int:
     """Returns the memory that an episode takes until it is stored.
 
-    That is its pack, a copy of each column that comes in another dtype, and the preset columns.
+    That is its pack, two copies of each column that comes in another dtype, one still in that, and
+    the preset columns.
     """
     nbytes, frames = layout.nbytes, 0
     for tensor in layout.tensors:
         frames = max(frames, tensor.shape[0] if tensor.shape else 0)
         column = spec.by_name.get(tensor.name)
         if column is not None and column.dtype != tensor.dtype:
-            nbytes += tensor.nbytes // tensor.dtype.itemsize * column.dtype.itemsize
+            values = tensor.nbytes // tensor.dtype.itemsize
+            nbytes += tensor.nbytes + values * column.dtype.itemsize
     return nbytes + min(frames, spec.capacity) * _PRESET_BYTES  # longer ones are refused
 
 

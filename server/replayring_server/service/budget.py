@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 
 
@@ -52,11 +53,12 @@ class Budget:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if not turn.cancelled():
                 self.give_back(nbytes)  # granted in the very moment of giving up
-            else:
+                raise
+            with contextlib.suppress(ValueError):  # it was passed over before this got to run
                 self._queue.remove(entry)
-                self._serve()  # it may have been the one that the others waited for
+            self._serve()  # it may have been the one that the others waited for
             raise
 
     def give_back(self, nbytes: int) -> None:
@@ -65,10 +67,14 @@ class Budget:
         self._serve()
 
     def _serve(self) -> None:
-        while self._queue and self._queue[0][0] <= self.free:
-            nbytes, turn = self._queue.popleft()
-            self.free -= nbytes
-            turn.set_result(None)
+        while self._queue:
+            nbytes, turn = self._queue[0]
+            if not turn.cancelled():
+                if nbytes > self.free:
+                    return
+                self.free -= nbytes
+                turn.set_result(None)
+            self._queue.popleft()
 
 
 class Hold:

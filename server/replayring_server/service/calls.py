@@ -13,6 +13,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
 
@@ -141,6 +142,11 @@ class Call:
         hold, self.hold = self.hold, None
         assert hold is not None
         return hold
+
+    def leave_to(self, work: Future[Any]) -> None:
+        """Leaves the memory that the call holds to what goes on without it, until that ends."""
+        release, loop = self.pass_on().release, asyncio.get_running_loop()
+        work.add_done_callback(lambda _: loop.call_soon_threadsafe(release))
 
     def release(self) -> None:
         """Gives back the memory that the call holds, if it does."""

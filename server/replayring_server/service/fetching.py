@@ -20,7 +20,7 @@ from replayring_proto.v1 import buffer_pb2, replay_pb2
 from replayring_server.engine import Buffer, Store
 from replayring_server.service.calls import Call, Calls
 from replayring_server.service.packs import send_pack
-from replayring_server.service.workers import Lane, Workers
+from replayring_server.service.workers import Lane, LeaveTo, Workers
 
 T = TypeVar("T")
 
@@ -67,13 +67,19 @@ async def _send_items(
     work = work_for(plan, count)
     await call.take(calls.sending, held_for(work, store.limits))
     if request.positions:
-        pack = await steadily(workers, buffer, gather, work)
+        pack = await steadily(workers, buffer, gather, work, call.leave_to)
     else:
-        pack = await workers.run(Lane.READ, gather, work)
+        pack = await workers.run(Lane.READ, gather, work, call.leave_to)
     await send_pack(call, pack)
 
 
-async def steadily(workers: Workers, buffer: Buffer, read: Callable[..., T], nbytes: int) -> T:
+async def steadily(
+    workers: Workers,
+    buffer: Buffer,
+    read: Callable[..., T],
+    nbytes: int,
+    leave_to: LeaveTo | None = None,
+) -> T:
     """Returns what `read` gives of a window as it is between two appends.
 
     An append that needs the rows of live frames makes the window short for as long as it takes;
@@ -85,11 +91,13 @@ async def steadily(workers: Workers, buffer: Buffer, read: Callable[..., T], nby
         buffer: what is read.
         read: reads; given `steady=True`, raises `MakingRoom` in such a moment.
         nbytes: bytes that it moves.
+        leave_to: as for `Workers.run`.
     """
     try:
-        return await workers.run(Lane.READ, partial(read, steady=True), nbytes)
+        return await workers.run(Lane.READ, partial(read, steady=True), nbytes, leave_to)
     except MakingRoom:
-        return await workers.run(Lane.READ, partial(buffer.between_appends, read))
+        read_then = partial(buffer.between_appends, read)
+        return await workers.run(Lane.READ, read_then, leave_to=leave_to)
 
 
 def _signed(indices: Sequence[int]) -> npt.NDArray[np.int64]:

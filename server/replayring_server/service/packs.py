@@ -143,7 +143,7 @@ class PackReceiver(Generic[Received]):
         """Returns the layout of a pack that begins here, if it may."""
         if self._assembler is not None:
             raise MalformedMessageError(
-                f"a pack header came before the {self._what} before it was complete"
+                f"a pack header came in the middle of {self._what}; send all of its body first"
             )
         layout = parse_header(header)
         check_limit(layout.nbytes, self._max_bytes, f"bytes of {self._what}", _REMEDY)

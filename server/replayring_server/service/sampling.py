@@ -160,7 +160,8 @@ class SampleBatch:
         next_index = buffer.reader.live.end
         lane, size = (Lane.SEARCH, None) if sampler.costly else (Lane.READ, work)
         try:
-            pack = await self._workers.run(lane, partial(sampler.batch, batches), size)
+            draw = partial(sampler.batch, batches)
+            pack = await self._workers.run(lane, draw, size, self._call.leave_to)
         except NothingEligible:
             self._call.release()  # an episode that is long enough may yet come
             return None, next_index

@@ -7,11 +7,13 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from enum import Enum
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 T = TypeVar("T")
+
+LeaveTo: TypeAlias = "Callable[[Future[Any]], None]"
 
 # Handing a call to a thread and back takes as long as moving a quarter of this, on a busy machine
 # as long as all of it; and nobody notices that the loop is busy meanwhile. But for actors: beside a
@@ -57,19 +59,34 @@ class Workers:
         self._read_at = -math.inf
         self._added_at = -math.inf
 
-    async def run(self, lane: Lane, call: Callable[[], T], nbytes: int | None = None) -> T:
+    async def run(
+        self,
+        lane: Lane,
+        call: Callable[[], T],
+        nbytes: int | None = None,
+        leave_to: LeaveTo | None = None,
+    ) -> T:
         """Runs an engine call; on the loop itself if it moves few bytes and cannot block.
 
         Args:
             lane: whose threads it is for.
             call: the call.
             nbytes: bytes that it moves; None if it may block.
+            leave_to: called with what goes on in a thread although the caller has given up.
         """
         if lane is Lane.READ:
             self._read_at = time.monotonic()
         if nbytes is not None and nbytes <= self._inline_bytes:
             return call()
-        return await asyncio.get_running_loop().run_in_executor(self._lanes[lane], call)
+        work = self._lanes[lane].submit(call)
+        try:
+            return await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
+            if not work.cancel() and leave_to is not None:
+                leave_to(work)
+            raise
+        finally:
+            del work  # see `change`
 
     async def change(self, lane: Lane, call: Callable[[], T], then: Callable[[], None]) -> T:
         """Runs an engine call that changes something, and `then` when it has ended.
@@ -79,7 +96,11 @@ class Workers:
         """
         if lane in (Lane.APPEND, Lane.COMMIT):
             self._added_at = time.monotonic()
-        work = asyncio.get_running_loop().run_in_executor(self._lanes[lane], call)
+        try:
+            work = asyncio.get_running_loop().run_in_executor(self._lanes[lane], call)
+        except RuntimeError:  # the system allows no more threads, or those here have been ended
+            then()
+            raise
 
         def tell(done: asyncio.Future[T]) -> None:
             if not done.cancelled():
