@@ -48,6 +48,7 @@ __all__ = ["BatchDataset", "BatchIterator"]
 logger = logging.getLogger("replayring")
 
 _TELL_SECONDS = 10.0
+_CLOSED = "this BatchDataset was closed; make a new one"
 
 T = TypeVar("T")
 
@@ -174,7 +175,7 @@ class BatchDataset(IterableDataset[Item]):
             InvalidRequestError: this is a DataLoader's worker, and there is a CUDA device.
         """
         if self._closed:
-            raise ClosedError("this BatchDataset was closed; make a new one")
+            raise ClosedError(_CLOSED)
         if self._device is not None and self._device.type != "cpu" and get_worker_info():
             raise InvalidRequestError(
                 f"device is {str(self._device)!r}, which DataLoader workers must not touch; "
@@ -184,6 +185,9 @@ class BatchDataset(IterableDataset[Item]):
             self._source(), self._worker_batches(), self._freshness(), endless=self._timeout is None
         )
         self._iterators.add(iterator)
+        if self._closed:  # by another thread, which did not see this one
+            iterator.close()
+            raise ClosedError(_CLOSED)
         return iterator
 
     def __len__(self) -> int:
@@ -357,6 +361,8 @@ class BatchIterator(Iterator[Item]):
             try:
                 return attempt()
             except (DeadlineError, ServerUnavailableError) as error:
+                if not self._close.alive:  # which ends the source, but no question to the buffer
+                    raise ClosedError("this iteration was closed") from None
                 if not self._endless:
                     raise
                 if not told:
