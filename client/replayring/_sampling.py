@@ -347,11 +347,12 @@ class WireStream(Background, SampleStream):
                 raise type(self._failure)(str(self._failure))
             return None
         self._taken += 1
-        if self._requests is None:
+        requests = self._requests  # which a call that ends takes away, without the lock
+        if requests is None:
             self._changed.notify_all()
         elif self._taken >= self._group:
             self._taken -= self._group
-            self._requests.put(self._more)
+            requests.put(self._more)
         return self._ready.popleft()
 
     def _has_work(self) -> bool:
