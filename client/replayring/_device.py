@@ -218,15 +218,15 @@ class Staging:
         """
         if os.getpid() != self._process:
             raise ClosedError(FOREIGN.format("iteration"))
-        with self._lock:
-            self._check_open()
-            ahead, self._ahead = self._ahead, None
-        outcome = ahead.result() if isinstance(ahead, Future) else ahead
+        outcome = self._take_ahead()
         if outcome is None:
             outcome = self._stage(self._stream._draw())
         self._prepare(outcome)
         if isinstance(outcome, Exception):
-            raise outcome
+            try:
+                raise outcome
+            finally:
+                del outcome  # or this frame and the error, which has it, would keep each other
         self._link.receive(outcome.block, outcome.event)
         return tensors_in(outcome.block, outcome.batch), outcome.batch.next_index
 
@@ -245,6 +245,12 @@ class Staging:
         for _, event in under_way:
             with suppress(RuntimeError):  # of a device that has failed, as the learner knows
                 event.synchronize()
+
+    def _take_ahead(self) -> _Outcome:
+        with self._lock:
+            self._check_open()
+            ahead, self._ahead = self._ahead, None
+        return ahead.result() if isinstance(ahead, Future) else ahead
 
     def _check_open(self) -> None:
         if self._closed:
