@@ -41,14 +41,27 @@ class Batch(NamedTuple):
         return array[self.part * size : (self.part + 1) * size]
 
 
+class MemoryFailedError(InvalidRequestError):
+    """A caller's memory failed, or is not as it should be; the next time it may be."""
+
+
 def checked(memory: Memory) -> Memory:
-    """Returns a caller's memory that fails, or is not as it should be, with an error saying so."""
+    """Returns a caller's memory that fails with an error saying so: `MemoryFailedError`.
+
+    Raises:
+        InvalidRequestError: it cannot be called.
+    """
+    if not callable(memory):
+        raise InvalidRequestError(
+            f"memory is {memory!r:.60}; give a function that takes a number of bytes and returns "
+            "as many, as an array of uint8"
+        )
 
     def made(nbytes: int) -> Bytes:
         try:
             body = memory(nbytes)
         except Exception as error:
-            raise InvalidRequestError(
+            raise MemoryFailedError(
                 f"memory={memory!r:.60} was asked for {nbytes:,} bytes and raised {error!r}"
             ) from error
         if not (
@@ -59,7 +72,7 @@ def checked(memory: Memory) -> Memory:
             and body.flags.writeable
             and not body.ctypes.data % ALIGNMENT
         ):
-            raise InvalidRequestError(
+            raise MemoryFailedError(
                 f"memory={memory!r:.60} was asked for {nbytes:,} bytes and returned {_told(body)}; "
                 f"it must return a writable array of uint8 and shape ({nbytes},) that begins at a "
                 f"multiple of {ALIGNMENT}"

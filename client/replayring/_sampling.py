@@ -14,7 +14,7 @@ from typing import Any
 
 from replayring._arguments import whole
 from replayring._background import Background
-from replayring._batch import Batch, batches_in
+from replayring._batch import Batch, MemoryFailedError, batches_in
 from replayring._calls import Caller
 from replayring._channel import Stub
 from replayring._conversations import Conversation
@@ -240,6 +240,7 @@ class SampleStream(Iterator[Arrays]):
             ServerUnavailableError: none came in time, since the server cannot be reached. The
                 stream goes on.
             ClosedError: this stream or its client was closed, here or meanwhile.
+            InvalidRequestError: `memory` failed. The stream goes on.
             ReplayRingError: what else the server answered. The stream is at its end.
         """
         batch = self._draw()
@@ -343,8 +344,11 @@ class WireStream(Background, SampleStream):
         if self._failure is None and self._ended:
             raise ClosedError(CLOSED)
         if not self._ready:
-            if self._failure is not None:
-                raise type(self._failure)(str(self._failure))
+            if (failure := self._failure) is not None:
+                if not self._ended:
+                    self._failure = None
+                    self._changed.notify_all()
+                raise type(failure)(str(failure))
             return None
         self._taken += 1
         requests = self._requests  # which a call that ends takes away, without the lock
@@ -385,4 +389,4 @@ class WireStream(Background, SampleStream):
     def _give_up(self, failure: ReplayRingError) -> None:
         if not self._ended:
             self._failure = failure
-            self._ended = True
+            self._ended = not isinstance(failure, MemoryFailedError)  # which is told, and goes on

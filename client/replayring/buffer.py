@@ -262,8 +262,9 @@ class Buffer:
             timeout: seconds to wait for each batch; None for the client's own.
             memory: makes the memory that batches are put in: given a number of bytes, it returns as
                 many, as an array of uint8 that begins at a multiple of 64. Called by any thread,
-                for several batches at once where they are small. It must leave that memory alone
-                while any of them is in use.
+                for several batches at once where they are small. It must not wait for anything,
+                and must leave that memory alone while any of them is in use. What it raises, `next`
+                raises once, as an `InvalidRequestError`.
 
         Raises:
             InvalidRequestError: an argument does not fit the spec; nothing was sent.
