@@ -35,6 +35,7 @@ from replayring._patience import LASTING_SECONDS, LOCKED_OUT, passing
 from replayring._replies import Arrays
 from replayring._spill import DamagedError, Spill, Spilled
 from replayring_proto.errors import (
+    AccessDeniedError,
     ClosedError,
     NotFoundError,
     ReplayRingError,
@@ -78,6 +79,7 @@ class Sender(Background):
         )
         self._abandoned = False
         self._errors: deque[ReplayRingError] = deque()
+        self._denial: ReplayRingError | None = None  # as long as nobody was told
         self._unreadable: tuple[int, DamagedError] | None = None
         self._outbox: queue.SimpleQueue[Held | None] | None = None
         self._told = 0  # the last sequence that was put there
@@ -93,10 +95,14 @@ class Sender(Background):
             return self._backlog.sequences()
 
     def check(self) -> None:
-        """Raises what an earlier episode was refused for, once for each; or `ClosedError`."""
+        """Raises what an earlier episode was refused for, once for each; or `ClosedError`.
+
+        Or that the token may not write, once until it may: somebody should know before the end.
+        """
         self.check_native()
         with self._lock:
             self._raise_refusal()
+            self._raise_denial()
             self._check_not_ended()
 
     def put(self, arrays: Arrays) -> int:
@@ -230,6 +236,13 @@ class Sender(Background):
             if self._errors:
                 raise self._errors.popleft()
 
+    def _raise_denial(self) -> None:
+        denial, self._denial = self._denial, None
+        if denial is not None:
+            waiting = self.pending
+            verb = "wait" if len(waiting) > 1 else "waits"
+            raise AccessDeniedError(f"{denial}; {named(waiting)} {verb} until it may write")
+
     def _check_not_ended(self) -> None:
         if not self._ended:
             return
@@ -250,6 +263,8 @@ class Sender(Background):
         return bool(self._backlog)
 
     def _endures(self, failure: ReplayRingError) -> bool:
+        if type(failure) is AccessDeniedError and type(self._trouble) is not AccessDeniedError:
+            self._denial = failure
         # Nobody else has these episodes: they wait until somebody has let this writer in again.
         locked_out = isinstance(failure, LOCKED_OUT) and not isinstance(failure, DamagedError)
         return passing(failure) or locked_out
@@ -302,6 +317,7 @@ class Sender(Background):
             done = acknowledgements(encoded, self._backlog.first(MAX_EPISODES_PER_MESSAGE))
             self.last = done[-1]
             self.acknowledged += len(done)
+            self._denial = None
             for _ in done:
                 self._backlog.drop_first()
             self._got_somewhere(len(done))
