@@ -148,7 +148,7 @@ class Sender(Background):
             self._wait(lambda: not self._backlog, closing=True)
             self._raise_refusal()
         except ReplayRingError as error:
-            failure = error
+            failure = error.with_traceback(None)  # which has this frame
         finally:
             self.stop()
             with self._lock:
@@ -159,7 +159,10 @@ class Sender(Background):
         if failure is not None and self._backlog and not isinstance(failure, ClosedError):
             raise type(failure)(f"{failure}; {self._account()}")
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure  # see `Workers.run`
 
     def take_over(self, other: Sender) -> None:
         """Ends another one and goes on in its place, once started; neither has a spill.
