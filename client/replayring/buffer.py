@@ -281,7 +281,8 @@ class Buffer:
         return FileStream(
             self._files,
             sampling,
-            lambda sampling: WireStream(self._caller, sampling, 1, timeout, memory),
+            lambda sampling, ahead: WireStream(self._caller, sampling, ahead, timeout, memory),
+            in_flight,
             self._caller.channel.check_open,
             memory,
         )
