@@ -19,13 +19,13 @@ class Batch(NamedTuple):
 
     Attributes:
         pack: what came.
-        next_index: frames ever added to the buffer when it was drawn.
+        next_index: frames ever added to the buffer when it was drawn; None if nobody knows.
         part: which of the pack's parts it is.
         parts: how many those are, cut along the first axis.
     """
 
     pack: Pack
-    next_index: int
+    next_index: int | None
     part: int = 0
     parts: int = 1
 

@@ -30,7 +30,7 @@ from torch import Tensor
 from replayring._background import FOREIGN
 from replayring._batch import Batch
 from replayring._blocks import block_of, in_blocks, tensors_in
-from replayring._sampling import SampleStream
+from replayring._streams import BatchStream
 from replayring_proto.errors import ClosedError, InvalidRequestError
 from replayring_proto.pack import Memory, Pack
 
@@ -186,7 +186,7 @@ class Staging:
     Thread-safe. Belongs to the process that made it. Whoever made it closes it.
     """
 
-    def __init__(self, stream: SampleStream, link: Link) -> None:
+    def __init__(self, stream: BatchStream, link: Link) -> None:
         """Takes over a stream.
 
         Args:
@@ -323,7 +323,7 @@ def _without_frames(error: Exception) -> Exception:
     return error
 
 
-def staging_on(device: torch.device, stream: Callable[[Memory], SampleStream]) -> Staging:
+def staging_on(device: torch.device, stream: Callable[[Memory], BatchStream]) -> Staging:
     """Returns batches of a stream on a device.
 
     Args:

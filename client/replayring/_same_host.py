@@ -19,7 +19,8 @@ import numpy as np
 from replayring._background import FOREIGN
 from replayring._batch import Batch
 from replayring._replies import Arrays
-from replayring._sampling import CLOSED, SampleStream, Sampling
+from replayring._sampling import CLOSED, Sampling
+from replayring._streams import BatchStream
 from replayring_proto import limits
 from replayring_proto.errors import ClosedError, LimitExceededError, NotFoundError, StorageError
 from replayring_proto.messages import BufferInfo
@@ -229,7 +230,7 @@ class FileReads:
         )
 
 
-class FileStream(SampleStream):
+class FileStream(BatchStream):
     """Batches drawn from the files when they are asked for, so that none is ever stale.
 
     A batch that has to wait is waited for at the server. Once the files are gone, all come from
@@ -240,7 +241,7 @@ class FileStream(SampleStream):
         self,
         reads: Callable[[], FileReads | None],
         sampling: Sampling,
-        over_wire: Callable[[Sampling, int], SampleStream],
+        over_wire: Callable[[Sampling, int], BatchStream],
         in_flight: int,
         check_open: Callable[[], None],
         memory: Memory,
@@ -259,11 +260,11 @@ class FileStream(SampleStream):
         self._sampling = sampling
         self._over_wire = over_wire
         self._in_flight = in_flight
-        self._instead: SampleStream | None = None
+        self._instead: BatchStream | None = None
         self._check_open = check_open
         self._memory = memory
         self._closed = False
-        self._waits: set[SampleStream] = set()
+        self._waits: set[BatchStream] = set()
         self._given = 0  # batches
         self._sampler: UniformSampler | None = None
         # To close it may be the garbage collector's deed, in a thread that has the lock.
@@ -294,7 +295,7 @@ class FileStream(SampleStream):
         for stream in streams:
             stream.close()
 
-    def _without_files(self) -> SampleStream:
+    def _without_files(self) -> BatchStream:
         """Returns the stream from the server that goes on in the place of this one."""
         with self._lock:
             if self._closed:

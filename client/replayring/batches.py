@@ -27,8 +27,8 @@ from replayring._blocks import in_blocks
 from replayring._device import as_device, page_locked, staging_on
 from replayring._freshness import Freshness
 from replayring._handover import hand_over
-from replayring._sampling import SampleStream
 from replayring._sources import InMemory, Source, from_arrays, from_block
+from replayring._streams import BatchStream, CopiedStream
 from replayring.collation import Item
 from replayring.dataset import copied_offsets
 from replayring_proto.errors import (
@@ -225,13 +225,13 @@ class BatchDataset(IterableDataset[Item]):
             return InMemory(self._stream(in_blocks(page_locked)), from_block)
         return InMemory(self._stream(), from_arrays)
 
-    def _stream(self, memory: Memory = aligned_empty) -> SampleStream:
+    def _stream(self, memory: Memory = aligned_empty) -> BatchStream:
         # Of what is in flight, one is on the device or on its way there.
         staged = 0 if self._device is None else 1
         options = dict(self._view)
         if memory is not aligned_empty:  # a buffer around one of ours may not know of it
             options["memory"] = memory
-        return self.buffer.sample_stream(
+        stream = self.buffer.sample_stream(
             self.batch_size,
             in_flight=max(1, self._in_flight - staged),
             drop_n_last_frames=self._drop_n_last_frames,
@@ -240,6 +240,7 @@ class BatchDataset(IterableDataset[Item]):
             timeout=self._patience(),
             **options,
         )
+        return stream if isinstance(stream, BatchStream) else CopiedStream(stream, memory)
 
     def _freshness(self) -> Freshness | None:
         if self._max_staleness_frames is None:

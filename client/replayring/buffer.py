@@ -12,7 +12,8 @@ from replayring._arguments import Indices, natural, whole, whole_numbers
 from replayring._batch import checked
 from replayring._replies import Arrays
 from replayring._same_host import FileReads, FileStream, Place, find
-from replayring._sampling import SampleStream, WireStream, sample, sampling_of
+from replayring._sampling import WireStream, sample, sampling_of
+from replayring._streams import SampleStream
 from replayring.writer import DEFAULT_IN_FLIGHT_BYTES, DEFAULT_SPILL_BYTES, Writer
 from replayring_proto.episode import check_episode, split_episodes
 from replayring_proto.errors import (
