@@ -250,6 +250,9 @@ class Buffer:
     ) -> SampleStream:
         """Returns an endless iterator of batches as `sample` gives them, fetched ahead.
 
+        Small ones come together, up to 1 MiB and half of what is in flight, and share that memory:
+        keeping one keeps these. Copy what is to stay for long.
+
         Args:
             batch_size: as for `sample`, like all that is not named here.
             in_flight: batches wanted ahead. More hide more delay; fewer are fresher.
