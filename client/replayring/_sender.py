@@ -40,6 +40,7 @@ from replayring_proto.errors import (
     NotFoundError,
     ReplayRingError,
     SequenceReusedError,
+    StorageError,
 )
 from replayring_proto.limits import MAX_EPISODES_PER_MESSAGE
 
@@ -80,7 +81,7 @@ class Sender(Background):
         self._abandoned = False
         self._errors: deque[ReplayRingError] = deque()
         self._denial: ReplayRingError | None = None  # as long as nobody was told
-        self._unreadable: tuple[int, DamagedError] | None = None
+        self._unreadable: tuple[int, StorageError] | None = None
         self._outbox: queue.SimpleQueue[Held | None] | None = None
         self._told = 0  # the last sequence that was put there
         if self._backlog:
@@ -275,7 +276,7 @@ class Sender(Background):
     def _converse(self, stub: Stub) -> None:
         outbox: queue.SimpleQueue[Held | None] = queue.SimpleQueue()
         with self._lock:
-            self._outbox, self._told = outbox, 0
+            self._outbox, self._told, self._unreadable = outbox, 0, None
             self._tell()
         requests = messages(self._buffer, self.writer_id, self._loaded(_until_idle(outbox)))
         try:
@@ -308,7 +309,7 @@ class Sender(Background):
             for episode in group:
                 try:
                     loaded.append(_in_memory(episode))
-                except DamagedError as error:
+                except StorageError as error:
                     self._unreadable = episode.sequence, error
                     break
             yield loaded
@@ -348,7 +349,7 @@ def _in_memory(episode: Held) -> Outgoing:
     """Returns an episode, read from its file if it lies in one.
 
     Raises:
-        DamagedError: the file cannot be read.
+        StorageError: the file cannot be read.
     """
     if not isinstance(episode, Spilled):
         return episode
