@@ -42,11 +42,11 @@ class Batch(NamedTuple):
 
 
 class MemoryFailedError(InvalidRequestError):
-    """A caller's memory failed, or is not as it should be; the next time it may be."""
+    """Memory failed, or is not as it should be; the next time it may be."""
 
 
 def checked(memory: Memory) -> Memory:
-    """Returns a caller's memory that fails with an error saying so: `MemoryFailedError`.
+    """Returns memory that fails with an error saying so: `MemoryFailedError`.
 
     Raises:
         InvalidRequestError: it cannot be called.
@@ -79,7 +79,17 @@ def checked(memory: Memory) -> Memory:
             )
         return body
 
-    return memory if memory is aligned_empty else made
+    return _ordinary if memory is aligned_empty else made
+
+
+def _ordinary(nbytes: int) -> Bytes:
+    try:
+        return aligned_empty(nbytes)
+    except MemoryError as error:
+        raise MemoryFailedError(
+            f"there is no memory for {nbytes:,} bytes of batches ({error}); lower batch_size or "
+            "in_flight"
+        ) from None
 
 
 def _told(body: Any) -> str:

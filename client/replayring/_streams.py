@@ -47,7 +47,7 @@ class SampleStream(Iterator[Arrays]):
             ServerUnavailableError: none came in time, since the server cannot be reached. The
                 stream goes on.
             ClosedError: this stream or its client was closed, here or meanwhile.
-            InvalidRequestError: `memory` failed. The stream goes on.
+            InvalidRequestError: `memory` failed, or there is none. The stream goes on.
             ReplayRingError: what else the server answered. The stream is at its end.
         """
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import replayring
+from replayring._batch import MemoryFailedError, checked
 from replayring_proto.pack import ALIGNMENT, aligned_empty
 from tests.support import ServerProcess
 
@@ -144,6 +145,12 @@ def test_memory_that_fails_once_is_told_of_once(filled: Any, number: int) -> Non
             list(itertools.islice(stream, 40))
         for _ in range(10):
             assert len(next(stream)["x"]) == 16
+
+
+def test_want_of_ordinary_memory_is_told_as_such() -> None:
+    """Over the wire a thread of the stream's own asks for it, whose end says nothing of why."""
+    with pytest.raises(MemoryFailedError, match="no memory for 1,152,921,504,606,846,976 bytes"):
+        checked(aligned_empty)(1 << 60)
 
 
 def test_what_cannot_be_called_is_refused_at_once(filled: Any) -> None:
