@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from replayring._batch import Batch
-from replayring._sampling import SampleStream
+from replayring._streams import BatchStream
 from replayring_proto.episode import check_episode, split_episodes
 from replayring_proto.errors import (
     ClosedError,
@@ -241,7 +241,7 @@ class NaiveBuffer:
         return [around for around, _ in found], [is_pad for _, is_pad in found]
 
 
-class NaiveStream(SampleStream):
+class NaiveStream(BatchStream):
     """Batches of a `NaiveBuffer` without end; seeded, it repeats itself."""
 
     def __init__(

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from replayring._adding import Acknowledgement
-from replayring._sampling import SampleStream
+from replayring._streams import SampleStream
 from replayring.buffer import Buffer
 from replayring.client import Client
 from replayring.connecting import connect

@@ -163,9 +163,7 @@ class Adder:
             finally:
                 self._turn.release()
         except ReplayRingError as error:
-            failed = _in_context(error, len(acknowledged), len(episodes))
-            failed.acknowledged = acknowledged
-            raise failed from None
+            raise _in_context(error, acknowledged, len(episodes)) from None
         return acknowledged
 
     def _add(
@@ -197,9 +195,11 @@ class Adder:
             self._caller.run(patience, attempt)
 
 
-def _in_context(error: ReplayRingError, done: int, total: int) -> ReplayRingError:
+def _in_context(
+    error: ReplayRingError, acknowledged: list[Acknowledgement], total: int
+) -> ReplayRingError:
     """Returns the error, saying which episodes are stored."""
-    text = str(error)
+    text, done = str(error), len(acknowledged)
     if passing(error):
         text += "; what was not acknowledged may have been stored (a writer would still know)"
     if total > 1:
@@ -207,4 +207,6 @@ def _in_context(error: ReplayRingError, done: int, total: int) -> ReplayRingErro
             f"episode {done} of {total}, counted from 0, was not acknowledged, nor any after it; "
             f"all before it are stored: {text}"
         )
-    return type(error)(text)
+    failed = type(error)(text)
+    failed.acknowledged = acknowledged
+    return failed

@@ -19,13 +19,13 @@ class Batch(NamedTuple):
 
     Attributes:
         pack: what came.
-        next_index: frames ever added to the buffer when it was drawn.
+        next_index: frames ever added to the buffer when it was drawn; None if nobody knows.
         part: which of the pack's parts it is.
         parts: how many those are, cut along the first axis.
     """
 
     pack: Pack
-    next_index: int
+    next_index: int | None
     part: int = 0
     parts: int = 1
 
@@ -41,14 +41,27 @@ class Batch(NamedTuple):
         return array[self.part * size : (self.part + 1) * size]
 
 
+class MemoryFailedError(InvalidRequestError):
+    """Memory failed, or is not as it should be; the next time it may be."""
+
+
 def checked(memory: Memory) -> Memory:
-    """Returns a caller's memory that fails, or is not as it should be, with an error saying so."""
+    """Returns memory that fails with an error saying so: `MemoryFailedError`.
+
+    Raises:
+        InvalidRequestError: it cannot be called.
+    """
+    if not callable(memory):
+        raise InvalidRequestError(
+            f"memory is {memory!r:.60}; give a function that takes a number of bytes and returns "
+            "as many, as an array of uint8"
+        )
 
     def made(nbytes: int) -> Bytes:
         try:
             body = memory(nbytes)
         except Exception as error:
-            raise InvalidRequestError(
+            raise MemoryFailedError(
                 f"memory={memory!r:.60} was asked for {nbytes:,} bytes and raised {error!r}"
             ) from error
         if not (
@@ -59,14 +72,24 @@ def checked(memory: Memory) -> Memory:
             and body.flags.writeable
             and not body.ctypes.data % ALIGNMENT
         ):
-            raise InvalidRequestError(
+            raise MemoryFailedError(
                 f"memory={memory!r:.60} was asked for {nbytes:,} bytes and returned {_told(body)}; "
                 f"it must return a writable array of uint8 and shape ({nbytes},) that begins at a "
                 f"multiple of {ALIGNMENT}"
             )
         return body
 
-    return memory if memory is aligned_empty else made
+    return _ordinary if memory is aligned_empty else made
+
+
+def _ordinary(nbytes: int) -> Bytes:
+    try:
+        return aligned_empty(nbytes)
+    except MemoryError as error:
+        raise MemoryFailedError(
+            f"there is no memory for {nbytes:,} bytes of batches ({error}); lower batch_size or "
+            "in_flight"
+        ) from None
 
 
 def _told(body: Any) -> str:

@@ -98,7 +98,10 @@ class Caller:
                     return attempt(stub)
             except grpc.RpcError as error:
                 failure = self.channel.failure(error)
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure  # see `Workers.run`
 
         return WORKERS.run(lambda: self._run(patience, once, explain), patience.abandon)
 
@@ -118,7 +121,7 @@ class Caller:
                     if not isinstance(error, _OWN):
                         self.channel.outage.answered()
                     raise
-                failure = error
+                failure = error.with_traceback(None)  # which has this frame
             else:
                 self.channel.outage.answered()
                 return answer

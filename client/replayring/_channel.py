@@ -183,6 +183,8 @@ class Channel:
 
         If certificates have been renewed since the channel was opened, the next use opens another.
         """
+        # A call is its own error, and so in the frames that the error has.
+        error.with_traceback(None)
         failure = explained(from_status(error), self.address, self.credentials.tls)
         if not isinstance(failure, (ServerUnavailableError, TLSError)):
             return failure

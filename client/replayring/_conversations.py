@@ -82,16 +82,20 @@ class Conversation:
             ReplayRingError: what else the server answered.
         """
         self._requests.put(request)
+        answer: tuple[Arrays, bytes] | BaseException
         try:
             answer = self._answers.get(timeout=seconds)
         except queue.Empty:
             self.end()
-            raise DeadlineError(f"no answer within {seconds:g} s") from None
+            answer = DeadlineError(f"no answer within {seconds:g} s")
         except BaseException:
             self.end()
             raise
         if isinstance(answer, BaseException):
-            raise answer
+            try:
+                raise answer
+            finally:
+                del answer  # see `Workers.run`
         return answer
 
     def end(self) -> None:

@@ -30,7 +30,7 @@ from torch import Tensor
 from replayring._background import FOREIGN
 from replayring._batch import Batch
 from replayring._blocks import block_of, in_blocks, tensors_in
-from replayring._sampling import SampleStream
+from replayring._streams import BatchStream
 from replayring_proto.errors import ClosedError, InvalidRequestError
 from replayring_proto.pack import Memory, Pack
 
@@ -186,7 +186,7 @@ class Staging:
     Thread-safe. Belongs to the process that made it. Whoever made it closes it.
     """
 
-    def __init__(self, stream: SampleStream, link: Link) -> None:
+    def __init__(self, stream: BatchStream, link: Link) -> None:
         """Takes over a stream.
 
         Args:
@@ -218,15 +218,15 @@ class Staging:
         """
         if os.getpid() != self._process:
             raise ClosedError(FOREIGN.format("iteration"))
-        with self._lock:
-            self._check_open()
-            ahead, self._ahead = self._ahead, None
-        outcome = ahead.result() if isinstance(ahead, Future) else ahead
+        outcome = self._take_ahead()
         if outcome is None:
             outcome = self._stage(self._stream._draw())
         self._prepare(outcome)
         if isinstance(outcome, Exception):
-            raise outcome
+            try:
+                raise outcome
+            finally:
+                del outcome  # or this frame and the error, which has it, would keep each other
         self._link.receive(outcome.block, outcome.event)
         return tensors_in(outcome.block, outcome.batch), outcome.batch.next_index
 
@@ -245,6 +245,12 @@ class Staging:
         for _, event in under_way:
             with suppress(RuntimeError):  # of a device that has failed, as the learner knows
                 event.synchronize()
+
+    def _take_ahead(self) -> _Outcome:
+        with self._lock:
+            self._check_open()
+            ahead, self._ahead = self._ahead, None
+        return ahead.result() if isinstance(ahead, Future) else ahead
 
     def _check_open(self) -> None:
         if self._closed:
@@ -317,7 +323,7 @@ def _without_frames(error: Exception) -> Exception:
     return error
 
 
-def staging_on(device: torch.device, stream: Callable[[Memory], SampleStream]) -> Staging:
+def staging_on(device: torch.device, stream: Callable[[Memory], BatchStream]) -> Staging:
     """Returns batches of a stream on a device.
 
     Args:

@@ -19,7 +19,8 @@ import numpy as np
 from replayring._background import FOREIGN
 from replayring._batch import Batch
 from replayring._replies import Arrays
-from replayring._sampling import CLOSED, SampleStream, Sampling
+from replayring._sampling import CLOSED, Sampling
+from replayring._streams import BatchStream
 from replayring_proto import limits
 from replayring_proto.errors import ClosedError, LimitExceededError, NotFoundError, StorageError
 from replayring_proto.messages import BufferInfo
@@ -229,36 +230,41 @@ class FileReads:
         )
 
 
-class FileStream(SampleStream):
+class FileStream(BatchStream):
     """Batches drawn from the files when they are asked for, so that none is ever stale.
 
-    A batch that has to wait is waited for at the server.
+    A batch that has to wait is waited for at the server. Once the files are gone, all come from
+    there, fetched ahead.
     """
 
     def __init__(
         self,
         reads: Callable[[], FileReads | None],
         sampling: Sampling,
-        over_wire: Callable[[Sampling], SampleStream],
+        over_wire: Callable[[Sampling, int], BatchStream],
+        in_flight: int,
         check_open: Callable[[], None],
         memory: Memory,
     ) -> None:
         """Prepares a stream.
 
         Args:
-            reads: returns the files' reads, or None when the buffer is gone.
+            reads: returns the files' reads, or None when they are gone, for good.
             sampling: what to sample, checked.
-            over_wire: returns a stream of such batches from the server.
+            over_wire: returns a stream of such batches from the server, so many of them ahead.
+            in_flight: batches wanted ahead when the files are gone, checked.
             check_open: raises `ClosedError` if the client was closed.
             memory: makes what batches are put in.
         """
         self._reads = reads
         self._sampling = sampling
         self._over_wire = over_wire
+        self._in_flight = in_flight
+        self._instead: BatchStream | None = None
         self._check_open = check_open
         self._memory = memory
         self._closed = False
-        self._waits: set[SampleStream] = set()
+        self._waits: set[BatchStream] = set()
         self._given = 0  # batches
         self._sampler: UniformSampler | None = None
         # To close it may be the garbage collector's deed, in a thread that has the lock.
@@ -267,7 +273,9 @@ class FileStream(SampleStream):
 
     def _draw(self) -> Batch:
         batch = self._poll()
-        return self._wait() if batch is None else batch
+        if batch is not None:
+            return batch
+        return self._wait() if self._instead is None else self._instead._draw()
 
     def _poll(self) -> Batch | None:
         self._check_open()
@@ -276,16 +284,26 @@ class FileStream(SampleStream):
         if self._closed:
             raise ClosedError(CLOSED)
         reads = self._reads()
-        return None if reads is None else self._read(reads)
+        return self._without_files()._poll() if reads is None else self._read(reads)
 
     def close(self) -> None:
         if os.getpid() != self._process:
             return
         with self._lock:
             self._closed = True
-            waits = list(self._waits)
-        for stream in waits:
+            streams = [*self._waits, *filter(None, [self._instead])]
+        for stream in streams:
             stream.close()
+
+    def _without_files(self) -> BatchStream:
+        """Returns the stream from the server that goes on in the place of this one."""
+        with self._lock:
+            if self._closed:
+                raise ClosedError(CLOSED)
+            if self._instead is None:
+                sampling = self._sampling.after(self._given)
+                self._instead = self._over_wire(sampling, self._in_flight)
+            return self._instead
 
     def _wait(self) -> Batch:
         """Takes a batch from the server; its stream ends with that, as the next one would age."""
@@ -293,7 +311,7 @@ class FileStream(SampleStream):
             sampling = self._sampling.after(self._given)
             self._given += 1
             self._sampler = None  # whose seed, if it has one, gives that batch
-        with self._over_wire(sampling) as stream:
+        with self._over_wire(sampling, 1) as stream:
             with self._lock:
                 if self._closed:
                     raise ClosedError(CLOSED)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import queue
 import threading
-from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from replayring._arguments import whole
 from replayring._background import Background
-from replayring._batch import Batch, batches_in
+from replayring._batch import Batch, MemoryFailedError, batches_in
 from replayring._calls import Caller
 from replayring._channel import Stub
 from replayring._conversations import Conversation
 from replayring._patience import LASTING_SECONDS, Patience
 from replayring._replies import Arrays, receive
+from replayring._streams import BatchStream
 from replayring_proto.errors import (
     ClosedError,
     LimitExceededError,
@@ -31,8 +30,6 @@ from replayring_proto.pack import Memory, Pack
 from replayring_proto.query import SampleQuery, View
 from replayring_proto.spec import INDEX, BufferSpec
 from replayring_proto.v1 import replay_pb2
-
-__all__ = ["SampleStream"]
 
 _METHOD = "SampleBatch"
 _ONE_MORE = replay_pb2.SampleBatchRequest(batches=1).SerializeToString()
@@ -209,66 +206,7 @@ def draw(
     return arrays, rest
 
 
-class SampleStream(Iterator[Arrays]):
-    """Batches, one after the other; made by `Buffer.sample_stream`. An endless iterator.
-
-    Thread-safe: several threads may take batches, and any may close it. Belongs to the process that
-    made it; whoever made it closes it, best with `with`. Closing the client closes it too.
-    """
-
-    _next_index: int | None = None
-    # Whether batches are made by a thread of its own, and not when they are asked for.
-    _in_background = False
-
-    def __enter__(self) -> SampleStream:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __next__(self) -> Arrays:
-        """Returns the next batch: writable arrays with the batch as first axis.
-
-        Raises:
-            DeadlineError: none came in time, though the server can be reached; the message says
-                what is waited for. The stream goes on: try again.
-            ServerUnavailableError: none came in time, since the server cannot be reached. The
-                stream goes on.
-            ClosedError: this stream or its client was closed, here or meanwhile.
-            ReplayRingError: what else the server answered. The stream is at its end.
-        """
-        batch = self._draw()
-        self._next_index = batch.next_index
-        return batch.arrays
-
-    @property
-    def next_index(self) -> int | None:
-        """How fresh the last batch returned is: frames ever added when it was drawn."""
-        return self._next_index
-
-    @abstractmethod
-    def close(self) -> None:
-        """Ends it; waiting threads get `ClosedError`. Callable from any thread, and again."""
-
-    @abstractmethod
-    def _draw(self) -> Batch:
-        """Returns the next batch as it came, waiting for it; raises what `next` does."""
-
-    @abstractmethod
-    def _poll(self) -> Batch | None:
-        """Returns the next batch as it came, or None if it would have to be waited for.
-
-        Raises:
-            ReplayRingError: as `next`, but for what is about time.
-        """
-
-
-class WireStream(Background, SampleStream):
+class WireStream(Background, BatchStream):
     """Batches from the server, fetched ahead.
 
     One call carries all of them, of which `in_flight` are always wanted, on their way or waiting
@@ -343,15 +281,19 @@ class WireStream(Background, SampleStream):
         if self._failure is None and self._ended:
             raise ClosedError(CLOSED)
         if not self._ready:
-            if self._failure is not None:
-                raise type(self._failure)(str(self._failure))
+            if (failure := self._failure) is not None:
+                if not self._ended:
+                    self._failure = None
+                    self._changed.notify_all()
+                raise type(failure)(str(failure))
             return None
         self._taken += 1
-        if self._requests is None:
+        requests = self._requests  # which a call that ends takes away, without the lock
+        if requests is None:
             self._changed.notify_all()
         elif self._taken >= self._group:
             self._taken -= self._group
-            self._requests.put(self._more)
+            requests.put(self._more)
         return self._ready.popleft()
 
     def _has_work(self) -> bool:
@@ -384,4 +326,4 @@ class WireStream(Background, SampleStream):
     def _give_up(self, failure: ReplayRingError) -> None:
         if not self._ended:
             self._failure = failure
-            self._ended = True
+            self._ended = not isinstance(failure, MemoryFailedError)  # which is told, and goes on

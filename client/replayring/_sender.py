@@ -35,16 +35,20 @@ from replayring._patience import LASTING_SECONDS, LOCKED_OUT, passing
 from replayring._replies import Arrays
 from replayring._spill import DamagedError, Spill, Spilled
 from replayring_proto.errors import (
+    AccessDeniedError,
     ClosedError,
     NotFoundError,
     ReplayRingError,
     SequenceReusedError,
+    ServerError,
+    StorageError,
 )
 from replayring_proto.limits import MAX_EPISODES_PER_MESSAGE
 
 _LOGGER = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 1.0
+_ATTEMPTS = 3  # where it is not known whose failure it is
 
 
 class Sender(Background):
@@ -77,8 +81,10 @@ class Sender(Background):
             f"writer {writer_id} of {buffer!r}", max_bytes, spill, caller.channel.outage
         )
         self._abandoned = False
+        self._failed = 0  # calls that failed with the first episode, nobody knows why
         self._errors: deque[ReplayRingError] = deque()
-        self._unreadable: tuple[int, DamagedError] | None = None
+        self._denial: ReplayRingError | None = None  # as long as nobody was told
+        self._unreadable: tuple[int, StorageError] | None = None
         self._outbox: queue.SimpleQueue[Held | None] | None = None
         self._told = 0  # the last sequence that was put there
         if self._backlog:
@@ -93,10 +99,14 @@ class Sender(Background):
             return self._backlog.sequences()
 
     def check(self) -> None:
-        """Raises what an earlier episode was refused for, once for each; or `ClosedError`."""
+        """Raises what an earlier episode was refused for, once for each; or `ClosedError`.
+
+        Or that the token may not write, once until it may: somebody should know before the end.
+        """
         self.check_native()
         with self._lock:
             self._raise_refusal()
+            self._raise_denial()
             self._check_not_ended()
 
     def put(self, arrays: Arrays) -> int:
@@ -142,7 +152,7 @@ class Sender(Background):
             self._wait(lambda: not self._backlog, closing=True)
             self._raise_refusal()
         except ReplayRingError as error:
-            failure = error
+            failure = error.with_traceback(None)  # which has this frame
         finally:
             self.stop()
             with self._lock:
@@ -153,7 +163,10 @@ class Sender(Background):
         if failure is not None and self._backlog and not isinstance(failure, ClosedError):
             raise type(failure)(f"{failure}; {self._account()}")
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure  # see `Workers.run`
 
     def take_over(self, other: Sender) -> None:
         """Ends another one and goes on in its place, once started; neither has a spill.
@@ -230,6 +243,13 @@ class Sender(Background):
             if self._errors:
                 raise self._errors.popleft()
 
+    def _raise_denial(self) -> None:
+        denial, self._denial = self._denial, None
+        if denial is not None:
+            waiting = self.pending
+            verb = "wait" if len(waiting) > 1 else "waits"
+            raise AccessDeniedError(f"{denial}; {named(waiting)} {verb} until it may write")
+
     def _check_not_ended(self) -> None:
         if not self._ended:
             return
@@ -250,6 +270,12 @@ class Sender(Background):
         return bool(self._backlog)
 
     def _endures(self, failure: ReplayRingError) -> bool:
+        if type(failure) is AccessDeniedError and type(self._trouble) is not AccessDeniedError:
+            self._denial = failure
+        if isinstance(failure, ServerError):
+            # Nobody's word on the episode: proxies say so of a broken connection, too.
+            self._failed += 1
+            return self._failed < _ATTEMPTS
         # Nobody else has these episodes: they wait until somebody has let this writer in again.
         locked_out = isinstance(failure, LOCKED_OUT) and not isinstance(failure, DamagedError)
         return passing(failure) or locked_out
@@ -257,7 +283,7 @@ class Sender(Background):
     def _converse(self, stub: Stub) -> None:
         outbox: queue.SimpleQueue[Held | None] = queue.SimpleQueue()
         with self._lock:
-            self._outbox, self._told = outbox, 0
+            self._outbox, self._told, self._unreadable = outbox, 0, None
             self._tell()
         requests = messages(self._buffer, self.writer_id, self._loaded(_until_idle(outbox)))
         try:
@@ -290,7 +316,7 @@ class Sender(Background):
             for episode in group:
                 try:
                     loaded.append(_in_memory(episode))
-                except DamagedError as error:
+                except StorageError as error:
                     self._unreadable = episode.sequence, error
                     break
             yield loaded
@@ -302,12 +328,14 @@ class Sender(Background):
             done = acknowledgements(encoded, self._backlog.first(MAX_EPISODES_PER_MESSAGE))
             self.last = done[-1]
             self.acknowledged += len(done)
+            self._denial, self._failed = None, 0
             for _ in done:
                 self._backlog.drop_first()
             self._got_somewhere(len(done))
 
     def _give_up(self, failure: ReplayRingError) -> None:
         """Drops the episode that the server refused; all of them where their buffer is gone."""
+        self._failed = 0
         if isinstance(failure, ClosedError):
             self._ended = True
         elif self._backlog:
@@ -329,7 +357,7 @@ def _in_memory(episode: Held) -> Outgoing:
     """Returns an episode, read from its file if it lies in one.
 
     Raises:
-        DamagedError: the file cannot be read.
+        StorageError: the file cannot be read.
     """
     if not isinstance(episode, Spilled):
         return episode

@@ -50,7 +50,10 @@ class Workers:
             self._post(abandon)
             raise
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # or this frame and the error, which has it, would keep each other
         value: T = answer
         return value
 

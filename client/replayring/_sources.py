@@ -7,7 +7,7 @@ from typing import Protocol
 
 from replayring._batch import Batch
 from replayring._blocks import block_of, tensors_in
-from replayring._sampling import SampleStream
+from replayring._streams import BatchStream
 from replayring.collation import Item, to_tensors
 
 
@@ -24,7 +24,7 @@ class Source(Protocol):
 class InMemory:
     """Batches as tensors in the memory that they arrived in."""
 
-    def __init__(self, stream: SampleStream, convert: Callable[[Batch], Item]) -> None:
+    def __init__(self, stream: BatchStream, convert: Callable[[Batch], Item]) -> None:
         self._stream = stream
         self._convert = convert
         self.close = stream.close

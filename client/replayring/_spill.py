@@ -16,6 +16,7 @@ Sequences are reserved by the thousand, so that the next process needs no trace 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -46,6 +47,9 @@ _FORMAT = 1
 _RESERVED_AT_ONCE = 1000
 _FILE_MODE = 0o640
 _FOLDER_MODE = 0o750
+
+_WANTS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What the system says where a file is as it should be, and descriptors or memory are used up."""
 
 _held: set[tuple[int, int]] = set()
 _held_guard = threading.Lock()
@@ -112,11 +116,14 @@ class Spilled:
 
         Raises:
             DamagedError: the file is damaged, or cannot be read.
+            StorageError: this process lacks what it takes to read it, at present.
         """
         try:
             with open(_open(self.path, os.O_RDONLY), "rb") as file:
                 return _read(file, self.nbytes)
-        except (OSError, ReplayRingError) as error:
+        except (OSError, MemoryError, ReplayRingError) as error:
+            if isinstance(error, MemoryError) or getattr(error, "errno", None) in _WANTS:
+                raise StorageError(f"{self.path} cannot be read at present: {error!r}") from None
             raise DamagedError(f"{self.path} cannot be sent: {error}") from None
 
 

@@ -27,8 +27,8 @@ from replayring._blocks import in_blocks
 from replayring._device import as_device, page_locked, staging_on
 from replayring._freshness import Freshness
 from replayring._handover import hand_over
-from replayring._sampling import SampleStream
 from replayring._sources import InMemory, Source, from_arrays, from_block
+from replayring._streams import BatchStream, CopiedStream
 from replayring.collation import Item
 from replayring.dataset import copied_offsets
 from replayring_proto.errors import (
@@ -48,6 +48,7 @@ __all__ = ["BatchDataset", "BatchIterator"]
 logger = logging.getLogger("replayring")
 
 _TELL_SECONDS = 10.0
+_CLOSED = "this BatchDataset was closed; make a new one"
 
 T = TypeVar("T")
 
@@ -174,7 +175,7 @@ class BatchDataset(IterableDataset[Item]):
             InvalidRequestError: this is a DataLoader's worker, and there is a CUDA device.
         """
         if self._closed:
-            raise ClosedError("this BatchDataset was closed; make a new one")
+            raise ClosedError(_CLOSED)
         if self._device is not None and self._device.type != "cpu" and get_worker_info():
             raise InvalidRequestError(
                 f"device is {str(self._device)!r}, which DataLoader workers must not touch; "
@@ -184,6 +185,9 @@ class BatchDataset(IterableDataset[Item]):
             self._source(), self._worker_batches(), self._freshness(), endless=self._timeout is None
         )
         self._iterators.add(iterator)
+        if self._closed:  # by another thread, which did not see this one
+            iterator.close()
+            raise ClosedError(_CLOSED)
         return iterator
 
     def __len__(self) -> int:
@@ -221,13 +225,13 @@ class BatchDataset(IterableDataset[Item]):
             return InMemory(self._stream(in_blocks(page_locked)), from_block)
         return InMemory(self._stream(), from_arrays)
 
-    def _stream(self, memory: Memory = aligned_empty) -> SampleStream:
+    def _stream(self, memory: Memory = aligned_empty) -> BatchStream:
         # Of what is in flight, one is on the device or on its way there.
         staged = 0 if self._device is None else 1
         options = dict(self._view)
         if memory is not aligned_empty:  # a buffer around one of ours may not know of it
             options["memory"] = memory
-        return self.buffer.sample_stream(
+        stream = self.buffer.sample_stream(
             self.batch_size,
             in_flight=max(1, self._in_flight - staged),
             drop_n_last_frames=self._drop_n_last_frames,
@@ -236,6 +240,7 @@ class BatchDataset(IterableDataset[Item]):
             timeout=self._patience(),
             **options,
         )
+        return stream if isinstance(stream, BatchStream) else CopiedStream(stream, memory)
 
     def _freshness(self) -> Freshness | None:
         if self._max_staleness_frames is None:
@@ -357,6 +362,8 @@ class BatchIterator(Iterator[Item]):
             try:
                 return attempt()
             except (DeadlineError, ServerUnavailableError) as error:
+                if not self._close.alive:  # which ends the source, but no question to the buffer
+                    raise ClosedError("this iteration was closed") from None
                 if not self._endless:
                     raise
                 if not told:

@@ -12,7 +12,8 @@ from replayring._arguments import Indices, natural, whole, whole_numbers
 from replayring._batch import checked
 from replayring._replies import Arrays
 from replayring._same_host import FileReads, FileStream, Place, find
-from replayring._sampling import SampleStream, WireStream, sample, sampling_of
+from replayring._sampling import WireStream, sample, sampling_of
+from replayring._streams import SampleStream
 from replayring.writer import DEFAULT_IN_FLIGHT_BYTES, DEFAULT_SPILL_BYTES, Writer
 from replayring_proto.episode import check_episode, split_episodes
 from replayring_proto.errors import (
@@ -249,6 +250,9 @@ class Buffer:
     ) -> SampleStream:
         """Returns an endless iterator of batches as `sample` gives them, fetched ahead.
 
+        Small ones come together, up to 1 MiB and half of what is in flight, and share that memory:
+        keeping one keeps these. Copy what is to stay for long.
+
         Args:
             batch_size: as for `sample`, like all that is not named here.
             in_flight: batches wanted ahead. More hide more delay; fewer are fresher.
@@ -262,8 +266,9 @@ class Buffer:
             timeout: seconds to wait for each batch; None for the client's own.
             memory: makes the memory that batches are put in: given a number of bytes, it returns as
                 many, as an array of uint8 that begins at a multiple of 64. Called by any thread,
-                for several batches at once where they are small. It must leave that memory alone
-                while any of them is in use.
+                for several batches at once where they are small. It must not wait for anything,
+                and must leave that memory alone while any of them is in use. What it raises, `next`
+                raises once, as an `InvalidRequestError`.
 
         Raises:
             InvalidRequestError: an argument does not fit the spec; nothing was sent.
@@ -280,7 +285,8 @@ class Buffer:
         return FileStream(
             self._files,
             sampling,
-            lambda sampling: WireStream(self._caller, sampling, 1, timeout, memory),
+            lambda sampling, ahead: WireStream(self._caller, sampling, ahead, timeout, memory),
+            in_flight,
             self._caller.channel.check_open,
             memory,
         )

@@ -227,7 +227,7 @@ class Client:
             timeout: seconds to wait for each version; None for no limit, here.
 
         Raises:
-            DeadlineError, ServerUnavailableError: with a timeout, when it ran out.
+            DeadlineError, ServerUnavailableError: with a timeout, when it ran out. Try again.
             ClosedError: the client was closed, before or meanwhile.
         """
         check_name(name, "parameters' name")

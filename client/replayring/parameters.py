@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from replayring._calls import Caller
@@ -84,18 +84,38 @@ def newest(caller: Caller, name: str, after: int, patience: Patience, *, wait: b
     return caller.run(patience, attempt, lambda: explain, lasting=wait)
 
 
-def watch(caller: Caller, name: str, after: int, timeout: float) -> Iterator[Parameters]:
-    """Yields the newest version, then again whenever there is a newer one.
+class Watch(Iterator[Parameters]):
+    """The newest version, then again whenever there is a newer one. Not thread-safe.
 
     Each version is asked for when the caller wants it. So a slow caller never gets one that has
     waited for it, and between two of them there is no call that would have to be closed, fed, or
-    kept through a fork.
+    kept through a fork. No generator, as it goes on when its caller was told that none came.
     """
-    while True:
+
+    def __init__(self, after: int, newer: Callable[[int], Parameters]) -> None:
+        """Begins.
+
+        Args:
+            after: the version that is already known.
+            newer: waits for a version above another.
+        """
+        self._after = after
+        self._newer = newer
+
+    def __next__(self) -> Parameters:
+        parameters = self._newer(self._after)
+        self._after = parameters.version
+        return parameters
+
+
+def watch(caller: Caller, name: str, after: int, timeout: float) -> Watch:
+    """Returns what waits so many seconds for each version."""
+
+    def newer(known: int) -> Parameters:
         patience = caller.patience(f"watching {name!r}", timeout)
-        parameters = newest(caller, name, after, patience, wait=True)
-        after = parameters.version
-        yield parameters
+        return newest(caller, name, known, patience, wait=True)
+
+    return Watch(after, newer)
 
 
 def _array(name: str, value: Any) -> Any:

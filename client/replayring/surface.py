@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from replayring._adding import Acknowledgement
 from replayring._replies import Arrays
-from replayring._sampling import SampleStream
+from replayring._streams import SampleStream
 from replayring.parameters import Parameters
 from replayring.writer import Writer
 from replayring_proto.messages import BufferInfo

@@ -114,8 +114,10 @@ class WeightedSampler(Sampler[int]):
         # Inverse transform sampling: position i is drawn for a number in [cumulative[i - 1],
         # cumulative[i]), which is empty where the weight is 0. The last entry is 1, which rand
         # never reaches.
-        uniform = torch.rand(count, dtype=torch.float64, generator=self.generator)
-        drawn: list[int] = np.searchsorted(cumulative, uniform.numpy(), side="right").tolist()
+        # By name: threads have default devices, which may be any.
+        device = "cpu" if self.generator is None else self.generator.device
+        uniform = torch.rand(count, dtype=torch.float64, generator=self.generator, device=device)
+        drawn: list[int] = np.searchsorted(cumulative, uniform.cpu().numpy(), side="right").tolist()
         return drawn
 
 

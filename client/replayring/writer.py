@@ -59,7 +59,8 @@ class Writer:
     Each episode is stored exactly once, in the order in which they were queued, across broken
     connections and restarts of the server. An episode that the server refuses makes the next call
     of this writer raise that error, which names the episode's sequence; episodes queued after it
-    are sent none the less. A call that raises does nothing else.
+    are sent none the less. A call that raises does nothing else. A token that may only read makes
+    the next call raise `AccessDeniedError`, once; the episodes wait until it may write.
 
     While the server is away, episodes wait in memory, up to `max_in_flight_bytes`, then in files,
     up to `max_spill_bytes` of `spill_dir` if that is given, and then `end_episode` and

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from replayring._batch import Batch, batches_in
-from replayring._sampling import SampleStream
+from replayring._streams import BatchStream
 from replayring_proto.errors import ClosedError
 from replayring_proto.pack import Memory, Pack, aligned_empty
 from tests.client.torch_buffers import make_naive
@@ -27,7 +27,7 @@ class Together:
         self.parts = parts
 
 
-class ScriptedStream(SampleStream):
+class ScriptedStream(BatchStream):
     """A stream that gives what it was told to and waits when that is used up. Thread-safe.
 
     A step is a batch's arrays, several of them `Together`, or an error. `next_index` counts the

@@ -426,6 +426,33 @@ def test_a_buffer_around_ours_need_not_know_of_memory(make_real: MakeBuffer) -> 
         assert [len(batch["index"]) for batch in batches] == [8, 8]
 
 
+class Doubled(replayring.SampleStream):
+    """A stream of the caller's own around one of ours, which changes batches on their way."""
+
+    def __init__(self, stream: replayring.SampleStream) -> None:
+        self._stream = stream
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = next(self._stream)
+        return {"index": batch["index"], "action": 2 * batch["action"]}
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_a_stream_of_the_callers_own(make_real: MakeBuffer, device: str | None) -> None:
+    buffer = filled(make_real, 5, 6)
+    ours = buffer.sample_stream
+    buffer.sample_stream = lambda *args, **options: Doubled(ours(*args, **options))
+    with BatchDataset(buffer, 16, device=device, num_batches=3) as batches:
+        iterator = iter(batches)
+        for batch in iterator:
+            assert batch.keys() == {"index", "action"}
+            assert batch["action"].equal(-2.0 * batch["index"])
+        assert iterator.next_index is None  # nobody says
+
+
 def test_loading_while_the_parent_samples(make_real: MakeBuffer) -> None:
     """Forks while a stream of the parent's is open; both go on."""
     buffer = filled(make_real, 90)

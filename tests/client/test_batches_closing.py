@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from replayring.batches import BatchDataset
-from replayring_proto.errors import ClosedError, DeadlineError
+from replayring_proto.errors import ClosedError, DeadlineError, ServerUnavailableError
 from tests.client.scripted_streams import ScriptedBuffer, ScriptedStream, one
 from tests.client.torch_buffers import (
     MakeBuffer,
@@ -48,6 +50,39 @@ def test_closing_wakes_who_waits(device: str | None) -> None:
     with pytest.raises(ClosedError):
         iter(batches)
     batches.close()
+
+
+def test_closing_ends_who_waits_for_a_server_that_is_away(device: str | None) -> None:
+    """How fresh batches are, it is asked; and that, no stream ends."""
+
+    class Away(ScriptedBuffer):
+        asked = 0
+        client = SimpleNamespace(timeout=30)
+
+        def info(self, **_: Any) -> Any:
+            self.asked += 1
+            assert self.asked < 3, "it goes on asking"
+            if self.asked == 2:
+                batches.close()
+            raise ServerUnavailableError("away")
+
+    buffer = Away(ScriptedStream(one(1)))
+    batches = BatchDataset(buffer, 1, max_staleness_frames=5, device=device)
+    assert list(batches) == []
+    assert buffer.asked == 2
+
+
+def test_what_is_opened_while_another_thread_closes_is_closed(device: str | None) -> None:
+    class Slow(ScriptedBuffer):
+        def sample_stream(self, batch_size: int, **options: Any) -> Any:
+            batches.close()
+            return super().sample_stream(batch_size, **options)
+
+    stream = ScriptedStream(one(1))
+    batches = BatchDataset(Slow(stream), 1, device=device)
+    with pytest.raises(ClosedError):
+        iter(batches)
+    assert stream.closed
 
 
 def test_closing_one_iterator_leaves_the_others(device: str | None) -> None:

@@ -27,7 +27,7 @@ import replayring
 from replayring._batch import Batch, batches_in
 from replayring._blocks import in_blocks
 from replayring._device import CudaLink, Staging
-from replayring._sampling import SampleStream
+from replayring._streams import BatchStream
 from replayring.batches import BatchDataset
 from replayring.dataset import RemoteDataset
 from replayring_proto.errors import ClosedError
@@ -53,7 +53,7 @@ class LateLink(CudaLink):
         return super().send(block)
 
 
-class Numbered(SampleStream):
+class Numbered(BatchStream):
     """So many batches, each of which is full of its number, some of them in one pack."""
 
     def __init__(self, count: int, words: int = WORDS, parts: int = 1) -> None:

@@ -96,6 +96,17 @@ class TestRealServer:
         client.publish(name, {"w": [0]})
         assert next(client.watch(name, after=1)).version == 2
 
+    def test_watching_goes_on_after_time_ran_out(
+        self, client: replayring.Client, name: str
+    ) -> None:
+        """As by an actor that looks for a newer policy between two episodes."""
+        versions = client.watch(name, timeout=0.05)
+        for version in (1, 2):
+            with pytest.raises(replayring.DeadlineError):
+                next(versions)
+            client.publish(name, {"w": [0]})
+            assert next(versions).version == version
+
     @pytest.mark.parametrize(
         "tensors",
         [

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 import replayring
+from replayring._sampling import WireStream
 from replayring_proto import files, layout
 from replayring_proto.ring import MappedRing
 from replayring_server.snapshots import restore, snapshot
@@ -292,6 +293,28 @@ def test_files_that_were_moved_away_are_not_read_any_more(
         assert buffer.get([-1])["index"].tolist() == [14]
         eventually(lambda: (next(stream)["index"] >= 10).any(), "new frames are drawn")
         assert not buffer.info().same_host
+
+
+def test_a_stream_whose_files_are_gone_goes_on_as_one_over_the_wire(
+    buffer: replayring.Buffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fetched ahead in one call: a call for each batch took as long as ten batches."""
+    opened: list[int] = []
+
+    class Counted(WireStream):
+        def __init__(self, caller: Any, sampling: Any, in_flight: int, *rest: Any) -> None:
+            opened.append(in_flight)
+            super().__init__(caller, sampling, in_flight, *rest)
+
+    monkeypatch.setattr("replayring.buffer.WireStream", Counted)
+    with buffer.sample_stream(4, in_flight=3) as stream:
+        next(stream)
+        buffer._keep_to_the_wire()
+        for _ in range(20):
+            assert len(next(stream)["index"]) == 4
+    assert opened == [3]
+    with pytest.raises(replayring.ClosedError):
+        next(stream)
 
 
 def test_files_that_are_served_no_more_are_let_go_of_once_the_server_says_so(

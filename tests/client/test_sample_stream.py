@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import replayring
+from replayring._sampling import WireStream
 from replayring_proto import errors
 from replayring_proto.ring import UniformSampler
 from replayring_proto.v1 import replay_pb2
@@ -197,6 +198,20 @@ class TestInFlight:
         assert second["index"].tolist() == [3, 4, 5]
         first["index"][:] = 7
         assert second["index"].tolist() == [3, 4, 5]
+
+    def test_a_call_may_end_while_a_batch_is_taken(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another thread ends it, without a lock: what is there at one look is gone at the next."""
+        fake.script("SampleBatch", silence(*batch_reply(1)))
+        with fake_buffer.sample_stream(1, in_flight=1) as stream:
+            eventually(lambda: stream._ready, "it came")
+            looks = iter([stream._requests, None])
+            with monkeypatch.context() as patch:
+                patch.setattr(
+                    WireStream, "_requests", property(lambda _: next(looks)), raising=False
+                )
+                assert number(next(stream)) == 1
 
     @pytest.mark.parametrize("lengths", [(6, 4), (5, 5), (1, 1)])
     def test_batches_that_cannot_be_told_apart_are_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 import replayring
+from replayring import _spill
 from replayring._spill import Spill
 from tests.client import fake_store
 from tests.client.conftest import SPEC
@@ -205,6 +207,36 @@ class TestOneProcess:
         assert files(folder) == []
         assert victim.with_suffix(".damaged").exists() == (damage != "gone")
         writer.close()
+
+    @pytest.mark.parametrize(
+        "failure", [OSError(errno.EMFILE, "Too many open files"), MemoryError()]
+    )
+    def test_a_file_that_cannot_be_read_at_present_is_sent_later(
+        self,
+        failure: Exception,
+        fake: FakeServer,
+        impatient: replayring.Buffer,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Once another part of the program has let go of what it has too much of."""
+        opened = _spill._open
+
+        def open_later(path: Path, flags: int) -> int:
+            if flags == os.O_RDONLY and "keeps trying" not in caplog.text:
+                raise failure
+            return opened(path, flags)
+
+        monkeypatch.setattr(_spill, "_open", open_later)
+        with writer_on(impatient, folder) as writer:
+            for number in (1, 2, 3):
+                writer.add_episode(episode(number))
+            stored = store(fake)
+            writer.flush(timeout=PATIENCE)
+        assert values(stored) == [1, 2, 3]
+        assert f"{2:020d}.episode cannot be read at present" in caplog.text
+        assert list(folder.glob("*.damaged")) == []
 
     def test_a_refused_episode_is_dropped_but_not_one_whose_buffer_is_gone(
         self, fake: FakeServer, impatient: replayring.Buffer, folder: Path

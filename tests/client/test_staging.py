@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -401,6 +402,32 @@ def test_an_error_that_is_kept_keeps_nobody(staging: Any) -> None:
     assert model() is None
     with pytest.raises(ValueError, match="odd"):
         stage.take()
+
+
+def test_an_error_that_was_told_keeps_nobody(staging: Any) -> None:
+    """It holds the frames it passed; where one of these holds it, only the collector ends that."""
+
+    class Model:
+        pass
+
+    def fail() -> Any:
+        raise ValueError("odd")
+
+    stage, stream = staging(CpuLink(), batch(0))
+    stream._poll = fail
+    stage.take()
+
+    def learn() -> weakref.ref[Any]:
+        model = Model()
+        with suppress(ValueError):
+            stage.take()
+        return weakref.ref(model)
+
+    gc.disable()
+    try:
+        assert learn()() is None
+    finally:
+        gc.enable()
 
 
 def test_ctrl_c_while_the_next_one_is_looked_for_ends_no_looking(staging: Any) -> None:

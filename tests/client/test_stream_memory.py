@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import replayring
+from replayring._batch import MemoryFailedError, checked
 from replayring_proto.pack import ALIGNMENT, aligned_empty
 from tests.support import ServerProcess
 
@@ -126,3 +128,31 @@ def test_memory_that_is_none_is_told_of(filled: Any, wrong: str) -> None:
         next(stream)
     with filled.sample_stream(16) as stream:  # nothing else is harmed
         assert len(next(stream)["x"]) == 16
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_memory_that_fails_once_is_told_of_once(filled: Any, number: int) -> None:
+    """A pool that is used up for the moment, say."""
+    calls = itertools.count(1)
+
+    def memory(nbytes: int) -> np.ndarray:
+        if next(calls) == number:
+            raise RuntimeError("used up")
+        return aligned_empty(nbytes)
+
+    with filled.sample_stream(16, in_flight=1, memory=memory) as stream:
+        with pytest.raises(replayring.InvalidRequestError, match="used up"):
+            list(itertools.islice(stream, 40))
+        for _ in range(10):
+            assert len(next(stream)["x"]) == 16
+
+
+def test_want_of_ordinary_memory_is_told_as_such() -> None:
+    """Over the wire a thread of the stream's own asks for it, whose end says nothing of why."""
+    with pytest.raises(MemoryFailedError, match="no memory for 1,152,921,504,606,846,976 bytes"):
+        checked(aligned_empty)(1 << 60)
+
+
+def test_what_cannot_be_called_is_refused_at_once(filled: Any) -> None:
+    with pytest.raises(replayring.InvalidRequestError, match="memory is None; give a function"):
+        filled.sample_stream(16, memory=None)

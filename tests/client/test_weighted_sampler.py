@@ -98,6 +98,13 @@ def test_without_a_generator_torchs_own_is_used() -> None:
         torch.set_rng_state(state)
 
 
+@pytest.mark.parametrize("generator", [None, seeded()])
+def test_a_default_device_is_not_for_this(generator: torch.Generator | None) -> None:
+    """As with `torch.set_default_device("cuda")`, beside which torch's own sampler works."""
+    with torch.device("meta"):
+        assert list(WeightedSampler([0.0, 1.0], 3, generator=generator)) == [1, 1, 1]
+
+
 @pytest.mark.parametrize(
     "weights",
     [

@@ -10,6 +10,7 @@ import pytest
 import replayring
 from tests.client import fake_store
 from tests.client.fake_server import FakeServer, silence, status
+from tests.client.fake_store import FakeStore
 from tests.client.writing import episode, step, store
 from tests.support import eventually
 
@@ -71,6 +72,30 @@ class TestFaults:
             writer.append(step())
             writer.end_episode()
         assert stored.sequences() == [1, 3, 5, 6]
+
+    def test_a_failure_that_is_nobodys_word_on_the_episode_costs_none(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        """What HTTP/2 proxies say while what is behind them starts again, twice for each."""
+        stored = FakeStore()
+        failures = [status(grpc.StatusCode.INTERNAL), status(grpc.StatusCode.UNKNOWN)]
+        fake.script("AddEpisodes", *failures, stored, *failures, stored)
+        with fake_buffer.writer() as writer:
+            for value in range(2):
+                writer.add_episode(episode(value=value))
+                writer.flush()
+                fake_buffer.client._channel.drop()  # so that the next one begins another call
+        assert stored.sequences() == [1, 2]
+
+    def test_one_that_stays_ends_with_the_error(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        fake.script("AddEpisodes", status(grpc.StatusCode.INTERNAL))
+        with fake_buffer.writer() as writer:
+            writer.add_episode(episode())
+            with pytest.raises(replayring.ServerError, match=r"sequence 1 .* INTERNAL: scripted"):
+                writer.flush()
+        assert fake.calls["AddEpisodes"] == 3
 
     def test_a_refusal_surfaces_when_leaving(
         self, fake: FakeServer, fake_buffer: replayring.Buffer

@@ -137,6 +137,28 @@ class TestSecrecy:
             client.close()
 
 
+def test_a_writer_that_may_only_read_says_so_at_its_next_step(
+    address: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, and keeps what it has: it may be let in."""
+    with replayring.connect(address, token=WRITE) as client:
+        client.create_buffer("denied", SPEC, 100)
+    own = tmp_path / "own"
+    replace(own, READ)
+    with replayring.connect(address, token_file=own, timeout=60) as client:
+        writer = client.buffer("denied").writer()
+        writer.add_episode(EPISODE)
+        eventually(lambda: "keeps trying" in caplog.text, "it is denied")
+        with pytest.raises(replayring.AccessDeniedError, match=r"scope read.* sequence 1 waits"):
+            writer.append({"x": 1})
+        writer.append({"x": 2})
+        replace(own, WRITE)
+        writer.end_episode()
+        writer.close()
+        assert writer.acknowledged == 2
+        assert client.buffer("denied").info().num_frames == 4
+
+
 class TestLockedOut:
     @pytest.fixture
     def server(self, tmp_path: Path) -> Iterator[ServerProcess]:

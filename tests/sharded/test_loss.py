@@ -315,6 +315,10 @@ def both_listed(buffer: replayring.ShardedBuffer) -> bool:
 
 def test_parameters_survive_the_loss_of_any_shard(shards: Shards) -> None:
     with connect(shards, timeout=20) as client, connect(shards, timeout=20) as actor:
+        versions = actor.watch("p", timeout=0.05)
+        for _ in range(2):  # it goes on
+            with pytest.raises(replayring.DeadlineError):
+                next(versions)
         versions = actor.watch("p", timeout=20)
         assert client.publish("p", {"w": [1]}) == 1
         assert next(versions).tensors["w"].tolist() == [1]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from replayring import parameters
 from replayring._patience import Patience
-from replayring.parameters import Parameters
+from replayring.parameters import Parameters, Watch
 from replayring.sharded._shard import AWAY, Shard, ask_all, ask_present, raise_first
 from replayring_proto.errors import NotFoundError, ReplayRingError
 
@@ -71,8 +71,8 @@ def latest(shards: Sequence[Shard], name: str, after: int, patience: Patience) -
         shards[0].client._channel.wait_closed(min(_RETRY_SECONDS, patience.remaining()))
 
 
-def watch(shards: Sequence[Shard], name: str, after: int, timeout: float) -> Iterator[Parameters]:
-    """Yields the newest version above `after`, then again whenever there is a newer one.
+def watch(shards: Sequence[Shard], name: str, after: int, timeout: float) -> Watch:
+    """Returns the newest version above `after`, then again whenever there is a newer one.
 
     Args:
         shards: all shards.
@@ -80,13 +80,14 @@ def watch(shards: Sequence[Shard], name: str, after: int, timeout: float) -> Ite
         after: the version that is already known.
         timeout: seconds to wait for each, checked.
     """
-    while True:
+
+    def newer(known: int) -> Parameters:
         patience = shards[0].client._caller.patience(f"watching {name!r}", timeout)
-        newest: Parameters | None = None
-        while newest is None:
-            newest = _await_newer(shards, name, after, patience)
-        after = newest.version
-        yield newest
+        while (newest := _await_newer(shards, name, known, patience)) is None:
+            pass
+        return newest
+
+    return Watch(after, newer)
 
 
 def _await_newer(

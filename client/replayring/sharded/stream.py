@@ -17,7 +17,8 @@ import numpy as np
 from replayring._background import FOREIGN, Guard
 from replayring._batch import Batch, batches_in
 from replayring._patience import Patience
-from replayring._sampling import CLOSED, SampleStream, Sampling
+from replayring._sampling import CLOSED, Sampling
+from replayring._streams import BatchStream
 from replayring.sharded._feed import Feed, FileFeed, WireFeed
 from replayring.sharded._mixing import Block, Mixture
 from replayring.sharded._part import Part
@@ -37,7 +38,7 @@ _LOOK_SECONDS = 0.05
 _MESSAGE_BYTES = 1 << 17
 
 
-class ShardedStream(SampleStream):
+class ShardedStream(BatchStream):
     """Batches of frames that are equally likely over all shards, fetched ahead from each.
 
     Thread-safe, and closed, as every `SampleStream`.
