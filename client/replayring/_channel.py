@@ -123,6 +123,8 @@ class Stub:
             call.cancel()
         try:
             yield call
+        except grpc.FutureCancelledError:  # what `result` says of a call that `cancel` ended
+            raise call from None  # as every other does
         finally:
             call.cancel()
 

@@ -251,7 +251,7 @@ def test_a_batch_that_takes_long_is_waited_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A shard that is there, and only slow, is neither left out nor said to be away."""
-    monkeypatch.setattr(_one_batch, "_ANSWER_SECONDS", 0.0005)
+    monkeypatch.setattr(_one_batch, "ANSWER_SECONDS", 0.0005)
     fill(buffer, 300, 300, 300)
     drawn = buffer.sample(20_000, delta_indices={"number": range(50)})
     counts = np.bincount(shard_of(drawn["index"]))

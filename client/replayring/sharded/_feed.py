@@ -12,7 +12,7 @@ from typing import Protocol
 from replayring._background import Background, Guard
 from replayring._channel import Stub
 from replayring._patience import LASTING_SECONDS, LOCKED_OUT, passing
-from replayring._replies import Arrays, next_reply, read_pack
+from replayring._replies import Arrays, read_pack
 from replayring._same_host import FileReads
 from replayring._sampling import Sampling
 from replayring.sharded._drawn import from_files, from_reply
@@ -188,9 +188,8 @@ class WireFeed(Background):
         if not self.part.doubtful:
             return
         request = replay_pb2.GetBufferRequest(name=self._sampling.buffer).SerializeToString()
-        # Not by `ask`, whose result is another error when it is cancelled.
-        with stub.fetch("GetBuffer", request, LASTING_SECONDS) as call:
-            response = parse(replay_pb2.GetBufferResponse, next_reply(call))
+        with stub.ask("GetBuffer", request, LASTING_SECONDS) as call:
+            response = parse(replay_pb2.GetBufferResponse, call.result())
         self.part.know(info_from_message(response.buffer))
 
     def _deliver(self, life: object, arrays: Arrays, rest: bytes) -> None:

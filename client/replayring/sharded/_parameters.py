@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from replayring import parameters
 from replayring._patience import Patience
 from replayring.parameters import Parameters
-from replayring.sharded._shard import AWAY, Shard, ask_all, ask_present, raise_first
+from replayring.sharded._shard import AWAY, Shard, ask_all, ask_hastily, ask_present, raise_first
 from replayring_proto.errors import NotFoundError, ReplayRingError
 
 # After which a watcher looks at another shard, which may have what this one missed while away.
@@ -55,20 +56,24 @@ def latest(shards: Sequence[Shard], name: str, after: int, patience: Patience) -
         # One after the other: each is asked for what is newer still, so few send anything.
         for shard in _present(shards):
             known = after if newest is None else newest.version
-            inner = shard.hasty._caller.patience(
-                f"fetching {name!r}", max(patience.remaining(), _RETRY_SECONDS)
-            )
-            try:
-                caller = shard.hasty._caller
-                newest = parameters.newest(caller, name, known, inner, wait=False)
-            except (NotFoundError, *AWAY) as error:
-                failures.append(error)
+            answer = ask_hastily([shard], partial(_newest, name, known, patience))[shard]
+            if isinstance(answer, Parameters):
+                newest = answer
+            else:
+                failures.append(answer)
+        raise_first(one for one in failures if not isinstance(one, (NotFoundError, *AWAY)))
         if newest is not None:
             return newest
         raise_first(failure for failure in failures if isinstance(failure, NotFoundError))
         if not patience.remaining():
             raise failures[0]
         shards[0].client._channel.wait_closed(min(_RETRY_SECONDS, patience.remaining()))
+
+
+def _newest(name: str, known: int, patience: Patience, shard: Shard) -> Parameters:
+    caller = shard.hasty._caller
+    inner = caller.patience(patience.what, max(patience.remaining(), _RETRY_SECONDS))
+    return parameters.newest(caller, name, known, inner, wait=False)
 
 
 def watch(shards: Sequence[Shard], name: str, after: int, timeout: float) -> Iterator[Parameters]:
