@@ -240,7 +240,7 @@ class _Taking:
             self._manifest, self._written = changed, True
 
     def _prune(self) -> None:
-        """Removes files that the manifest does not need."""
+        """Removes a snapshot's files that the manifest does not need, and nobody else's."""
         needed = {name for name, _ in self._manifest.files()}
         folders = [manifests.PARAMETERS]
         folders += [
@@ -248,7 +248,7 @@ class _Taking:
         ]
         for folder in folders:
             for name in self._place.sizes(folder):
-                if f"{folder}/{name}" not in needed:
+                if manifests.is_file_of(folder, name) and f"{folder}/{name}" not in needed:
                     self._place.remove(f"{folder}/{name}")
                     self._taken.pruned += 1
 
