@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from replayring._patience import passing
 from replayring._same_host import Place
+from replayring._signals import WORKERS
 from replayring.buffer import Buffer
 from replayring.client import Client
 from replayring.sharded._shard import Shard
 from replayring_proto.errors import InvalidSpecError, NotFoundError, ReplayRingError
 from replayring_proto.messages import BufferInfo
 from replayring_proto.spec import BufferSpec
+
+LOOK_SECONDS = 1.0
+"""Between two looks at a shard that does not serve, and how long each may take."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ class Part:
         self._creation = creation
         self._place: Place | None = None
         self._buffer_id: str | None = None
+        self._next_look = 0.0
         self.is_open = False
         self.lacking = False
         self.doubtful = True
@@ -120,6 +126,23 @@ class Part:
         self.buffer = Buffer(self.shard.client, name, spec, place)
         self.hasty = Buffer(self.shard.hasty, name, spec, place)
         self.is_open = True
+
+    def look_out(self) -> None:
+        """Has it looked at, in the background and now and then, as long as it does not serve.
+
+        Who only adds, or moves, would never hear that it does again.
+        """
+        if self.shard.lost:
+            self.shard.look_out()
+        elif not self.serves and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_SECONDS
+            WORKERS.begin(self._look_again)
+
+    def _look_again(self) -> None:
+        try:
+            self.look(LOOK_SECONDS)
+        except ReplayRingError as error:
+            self.note(error)
 
     def note(self, failure: ReplayRingError | None) -> None:
         """Knows whether the shard has the buffer from what it answered; None for no failure."""
