@@ -89,7 +89,7 @@ class WireFeed(Background):
             sampling: a unit, counted.
             guard: that of the stream, shared by all its feeds.
         """
-        super().__init__(part.shard.client._caller, "sample stream", guard)
+        super().__init__(part.shard.client._caller, f"sample stream of {part.shard.name}", guard)
         self.part = part
         self.blocks: deque[Block] = deque()
         self.empty = False

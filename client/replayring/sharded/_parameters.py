@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from replayring import parameters
-from replayring._patience import Patience
+from replayring._patience import LOCKED_OUT, Patience
 from replayring.parameters import Parameters
 from replayring.sharded._shard import AWAY, Shard, ask_all, ask_hastily, ask_present, raise_first
 from replayring_proto.errors import NotFoundError, ReplayRingError
@@ -49,6 +49,7 @@ def latest(shards: Sequence[Shard], name: str, after: int, patience: Patience) -
 
     Raises:
         NotFoundError: they have none.
+        AccessDeniedError, TLSError, StorageError: nor has any other, as far as it says.
     """
     while True:
         newest: Parameters | None = None
@@ -61,10 +62,12 @@ def latest(shards: Sequence[Shard], name: str, after: int, patience: Patience) -
                 newest = answer
             else:
                 failures.append(answer)
-        raise_first(one for one in failures if not isinstance(one, (NotFoundError, *AWAY)))
+        bearable = (NotFoundError, *LOCKED_OUT, *AWAY)
+        raise_first(failure for failure in failures if not isinstance(failure, bearable))
         if newest is not None:
             return newest
-        raise_first(failure for failure in failures if isinstance(failure, NotFoundError))
+        for kind in (LOCKED_OUT, NotFoundError):
+            raise_first(failure for failure in failures if isinstance(failure, kind))
         if not patience.remaining():
             raise failures[0]
         shards[0].client._channel.wait_closed(min(_RETRY_SECONDS, patience.remaining()))
@@ -98,15 +101,20 @@ def _await_newer(
     shards: Sequence[Shard], name: str, after: int, patience: Patience
 ) -> Parameters | None:
     """Waits at each shard in turn for a version above `after`; None if nothing came of that."""
+    refusals: list[ReplayRingError] = []
     for shard in _present(shards):
         caller = shard.hasty._caller
         seconds = max(min(patience.remaining(), _STAY_SECONDS), _RETRY_SECONDS)
         try:
             inner = caller.patience(patience.what, seconds)
             return parameters.newest(caller, name, after, inner, wait=True)
+        except LOCKED_OUT as error:
+            refusals.append(error)
         except AWAY:
             if not patience.remaining():
                 raise
+    if refusals and (len(refusals) == len(shards) or not patience.remaining()):
+        raise refusals[0]
     shards[0].client._channel.wait_closed(min(_RETRY_SECONDS, patience.remaining()))
     return None
 

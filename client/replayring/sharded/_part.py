@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from replayring._patience import passing
+from replayring._patience import LOCKED_OUT, passing
 from replayring._same_host import Place
 from replayring._signals import WORKERS
 from replayring.buffer import Buffer
@@ -85,6 +85,7 @@ class Part:
         hasty: the same, by the shard's hasty client.
         is_open: whether the buffer was there once.
         lacking: whether the shard said, when last asked, that it has no such buffer.
+        refusing: whether it said that it gives it to nobody, or not to us.
         doubtful: whether another buffer may be there than the one that was looked at last.
         life: stands for the buffer that is there. It is another object as soon as it is known that
             the buffer is gone, or another one in its place, whose `index` begins anew.
@@ -100,6 +101,7 @@ class Part:
         self._next_look = 0.0
         self.is_open = False
         self.lacking = False
+        self.refusing = False
         self.doubtful = True
         self.life = object()
 
@@ -107,6 +109,11 @@ class Part:
     def serves(self) -> bool:
         """Whether it can be reached and has the buffer, as far as is known."""
         return self.is_open and not self.lacking and not self.shard.lost
+
+    @property
+    def counts(self) -> bool:
+        """Whether `info` counts what it has, if it can be reached, as far as is known."""
+        return not self.lacking and not self.refusing
 
     @property
     def place(self) -> Place | None:
@@ -147,10 +154,12 @@ class Part:
     def note(self, failure: ReplayRingError | None) -> None:
         """Knows whether the shard has the buffer from what it answered; None for no failure."""
         if failure is None:
-            self.lacking = False
+            self.lacking = self.refusing = False
         elif isinstance(failure, NotFoundError):
             self.end_life()
             self.lacking = True
+        elif isinstance(failure, LOCKED_OUT):
+            self.doubtful = self.refusing = True
         elif passing(failure):
             self.doubtful = True
 
@@ -202,4 +211,4 @@ class Part:
         if self._buffer_id not in (None, info.buffer_id):
             self.life = object()
         self._buffer_id = info.buffer_id
-        self.lacking = self.doubtful = False
+        self.lacking = self.refusing = self.doubtful = False

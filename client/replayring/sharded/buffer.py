@@ -94,11 +94,12 @@ class ShardedBuffer:
 
         Raises:
             NotFoundError: the buffer was deleted: no shard has it.
+            AccessDeniedError, TLSError, StorageError: no shard gives it.
             ServerUnavailableError: no shard that has it could be reached in time.
         """
-        found, lacking = self._answers("asking for", timeout, _look)
+        found, others = self._answers("asking for", timeout, _look)
         by_name = {part.shard.name: info for part, info in found.items()}
-        without = [part.shard.name for part in lacking]
+        without = {part.shard.name: why for part, why in others.items()}
         return infos.total(self.client.shards, self.spec, by_name, without)
 
     def delete(self, *, timeout: float | None = None) -> None:
@@ -361,8 +362,8 @@ class ShardedBuffer:
 
     def _answers(
         self, what: str, timeout: float | None, ask: Ask[T]
-    ) -> tuple[dict[Part, T], list[Part]]:
-        """Asks all shards; returns the answers of those that have the buffer, and who lacks it."""
+    ) -> tuple[dict[Part, T], dict[Part, ReplayRingError]]:
+        """Asks all shards; see `answers_of`."""
         return answers_of(self._parts, ask, self._patience(f"{what} {self.name!r}", timeout))
 
     def _patience(self, what: str, timeout: float | None) -> Patience:

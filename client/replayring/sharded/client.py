@@ -230,9 +230,9 @@ class ShardedClient:
 
     def _sum(self, name: str, parts: Mapping[str, BufferInfo], asked: Sequence[str]) -> BufferInfo:
         share = infos.agreed(name, {shard: info.spec for shard, info in parts.items()})
-        lacking = [shard for shard in asked if shard not in parts]
+        without = {one: NotFoundError("not listed") for one in asked if one not in parts}
         spec = infos.whole_of(share, len(self._shards))
-        return infos.total(self.shards, spec, parts, lacking)
+        return infos.total(self.shards, spec, parts, without)
 
     def _patience(self, what: str, timeout: float | None) -> Patience:
         return self._shards[0].client._caller.patience(what, timeout)
