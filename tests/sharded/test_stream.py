@@ -408,14 +408,19 @@ def assert_no_thread_fetches() -> None:
     assert not [name for name in names if name.startswith("replayring sample stream")]
 
 
-def test_a_window_that_misses_ends_the_stream_as_with_one_server(
+def test_a_window_that_misses_ends_the_stream_as_with_one_server_and_names_the_shard(
     client: replayring.ShardedClient, name: str
 ) -> None:
     buffer = client.create_buffer(name, {"x": {"shape": (), "dtype": "uint8"}}, 300, fps=10)
     for part in buffer._parts:
         part.buffer.add_episode({"x": np.zeros(2, "uint8"), "timestamp": np.array([0.0, 5.0])})
-    with pytest.raises(replayring.ToleranceError):
+    whose = rf"shard ({'|'.join(client.shards)}): "
+    with pytest.raises(replayring.ToleranceError, match=whose):
         buffer.sample(50, delta_timestamps={"x": [0.5]})
+    with buffer.sample_stream(50, delta_timestamps={"x": [0.5]}) as stream:
+        for _ in range(2):
+            with pytest.raises(replayring.ToleranceError, match=whose):
+                next(stream)
 
 
 def next_or_none(stream: replayring.SampleStream) -> object:

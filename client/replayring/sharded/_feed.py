@@ -19,6 +19,7 @@ from replayring.sharded._drawn import from_files, from_reply
 from replayring.sharded._form import Form
 from replayring.sharded._mixing import Block
 from replayring.sharded._part import Part
+from replayring.sharded._shard import named
 from replayring.sharded._waiting import SILENT_SECONDS
 from replayring_proto.errors import DeadlineError, NotFoundError, ReplayRingError
 from replayring_proto.messages import info_from_message, parse
@@ -89,7 +90,7 @@ class WireFeed(Background):
             sampling: a unit, counted.
             guard: that of the stream, shared by all its feeds.
         """
-        super().__init__(part.shard.client._caller, f"sample stream of {part.shard.name}", guard)
+        super().__init__(part.shard.client._caller, "sample stream", guard)
         self.part = part
         self.blocks: deque[Block] = deque()
         self.empty = False
@@ -155,9 +156,11 @@ class WireFeed(Background):
 
     def _one_call(self) -> ReplayRingError | None:
         failure = self._open() or super()._one_call()
-        if failure is not None:  # else `_deliver` has noted what there was to note
-            self.part.note(failure)
-        return failure
+        if failure is None:  # `_deliver` has noted what there was to note
+            return None
+        self.part.note(failure)
+        # An outage names its server by itself.
+        return failure if passing(failure) else named(self.part.shard, failure)
 
     def _open(self) -> ReplayRingError | None:
         try:
@@ -264,10 +267,13 @@ class FileFeed:
             return
         if self._sampler is None:
             self._sampler = reads.sampler(self._sampling)
-        block = from_files(
-            *(self.part.shard, reads, self._sampling, self._sampler, self._units),
-            *(self._batch, life),
-        )
+        try:
+            block = from_files(
+                *(self.part.shard, reads, self._sampling, self._sampler, self._units),
+                *(self._batch, life),
+            )
+        except ReplayRingError as error:
+            raise named(self.part.shard, error) from None
         self.seen, self.empty = block.next_index, not block.frames
         if block.frames:
             self.blocks.append(block)

@@ -235,12 +235,17 @@ def raise_first(results: Iterable[Any]) -> None:
             raise result
 
 
+def named(shard: Shard, error: ReplayRingError) -> ReplayRingError:
+    """Returns the error, saying which shard it is of."""
+    text = str(error)
+    if shard.name in text:
+        return error
+    copy = type(error)(f"shard {shard.name}: {text}")
+    copy.acknowledged = error.acknowledged
+    return copy
+
+
 def _told(shard: Shard, answer: T, error: BaseException | None) -> T | ReplayRingError:
     if isinstance(error, ClosedError) or (error and not isinstance(error, ReplayRingError)):
         raise error
-    if isinstance(error, ReplayRingError):
-        text = str(error)
-        named = error if shard.name in text else type(error)(f"shard {shard.name}: {text}")
-        named.acknowledged = error.acknowledged
-        return named
-    return answer
+    return named(shard, error) if isinstance(error, ReplayRingError) else answer
