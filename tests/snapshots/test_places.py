@@ -140,6 +140,14 @@ def test_pruning_leaves_what_is_no_snapshots(store: Store, tmp_path: Path, where
     assert [place.read(name) is not None for name in (*theirs, *ours)] == [True] * 3 + [False] * 2
 
 
+@pytest.mark.parametrize("where", ["memory://run*7/x", "memory://x/what?", "memory://x/[1]"])
+def test_a_url_with_a_pattern_is_refused(where: str, store: Store, tmp_path: Path) -> None:
+    """The manifest was moved to where the pattern led, and the snapshot said to be taken."""
+    for use in (lambda: snapshot(store.data_dir, where), lambda: restore(where, tmp_path / "back")):
+        with pytest.raises(InvalidRequestError, match="for patterns; use other names"):
+            use()
+
+
 def test_a_file_that_cannot_be_removed_is_named(tmp_path: Path) -> None:
     to = tmp_path / "to"
     (to / "parameters").mkdir(parents=True)

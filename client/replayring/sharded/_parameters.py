@@ -10,7 +10,7 @@ from typing import Any
 from replayring import parameters
 from replayring._patience import LOCKED_OUT, Patience
 from replayring.parameters import Parameters
-from replayring.sharded._shard import AWAY, Shard, ask_all, ask_hastily, ask_present, raise_first
+from replayring.sharded._shard import AWAY, Shard, ask_hastily, ask_present, raise_first
 from replayring_proto.errors import NotFoundError, ReplayRingError
 
 # After which a watcher looks at another shard, which may have what this one missed while away.
@@ -39,7 +39,7 @@ def publish(
     if behind := [shard for shard, has in versions.items() if has < version]:
         # They missed some while they were away; from now on all count alike.
         seconds = max(patience.remaining(), _RETRY_SECONDS)
-        answers = ask_all(behind, lambda shard: tell(shard, seconds, version))
+        answers = ask_hastily(behind, lambda shard: tell(shard, seconds, version)).values()
         raise_first(answer for answer in answers if not isinstance(answer, AWAY))
     return version
 

@@ -231,7 +231,8 @@ class RemotePlace:
         """Opens it.
 
         Raises:
-            InvalidRequestError: fsspec, or what it needs for such URLs, is not installed.
+            InvalidRequestError: fsspec, or what it needs for such URLs, is not installed; or the
+                URL has characters of patterns.
             StorageError: the store does not let itself be opened.
         """
         try:
@@ -246,6 +247,10 @@ class RemotePlace:
             raise StorageError(f"cannot open {url}: {error!r:.300}") from error
         self._url = url
         self._system, self._root = found[0], found[1].rstrip("/")
+        if not {"*", "?", "["}.isdisjoint(self._root):  # the manifest would be moved elsewhere
+            raise InvalidRequestError(
+                f"{url} cannot be used: fsspec takes '*', '?' and '[' for patterns; use other names"
+            )
 
     def __str__(self) -> str:
         return self._url
