@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import weakref
@@ -206,9 +207,12 @@ def ask_present(
     Raises:
         ReplayRingError: none could be reached in time; or what one answered.
     """
+    failure: ReplayRingError | None = None
     while True:
         present = [shard for shard in shards if not shard.lost] or list(shards)
-        ask_in_time = partial(_within, ask, max(patience.remaining(), 0.001))
+        # Of milliseconds, as it stands in messages.
+        seconds = max(math.ceil(patience.remaining() * 1e3) / 1e3, 1e-3)
+        ask_in_time = partial(_within, ask, seconds)
         answers = ask_hastily(present, ask_in_time)
         for shard in shards:
             if shard.lost:
@@ -218,8 +222,9 @@ def ask_present(
         got = {s: a for s, a in answers.items() if not isinstance(a, ReplayRingError)}
         if got:
             return got
+        failure = failure or failures[0]  # the first had all the time
         if not patience.remaining():
-            raise failures[0]
+            raise failure
         shards[0].client._channel.wait_closed(min(_RETRY_SECONDS, patience.remaining()))
         shards[0].client._channel.check_open()
 
