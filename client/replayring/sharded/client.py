@@ -99,7 +99,7 @@ class ShardedClient:
 
         Raises:
             InvalidRequestError, AlreadyExistsError, LimitExceededError: as there; the message names
-                the shard. The others may have created it.
+                the shard. The others may have created it. Or two names are of one server.
             ServerUnavailableError: no shard could be reached.
         """
         check_name(name, "buffer name")
@@ -226,6 +226,8 @@ class ShardedClient:
                 ", ".join(away),
             )
         places = {shard.number: buffer._place for shard, buffer in opened.items()}
+        known = {self.shards[number]: place.buffer_id for number, place in places.items() if place}
+        infos.check_distinct(creation.name, known)
         return ShardedBuffer(self, creation, places)
 
     def _sum(self, name: str, parts: Mapping[str, BufferInfo], asked: Sequence[str]) -> BufferInfo:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from replayring_proto.errors import InvalidSpecError, NotFoundError, ReplayRingError
+from replayring_proto.errors import (
+    InvalidRequestError,
+    InvalidSpecError,
+    NotFoundError,
+    ReplayRingError,
+)
 from replayring_proto.messages import BufferInfo
 from replayring_proto.spec import BufferSpec
 
@@ -46,7 +51,11 @@ def total(
         spec: of the buffer, over all of them.
         parts: what those say that have it, at least one.
         without: those that could be reached and do not, and what they said.
+
+    Raises:
+        InvalidRequestError: two of those that have it are one and the same.
     """
+    check_distinct(next(iter(parts.values())).name, {s: i.buffer_id for s, i in parts.items()})
     infos = list(parts.values())
     return ShardedBufferInfo(
         name=infos[0].name,
@@ -69,6 +78,27 @@ def _why(failure: ReplayRingError | None) -> str:
     if failure is None:
         return _AWAY
     return _LACKING if isinstance(failure, NotFoundError) else f"it does not give it: {failure}"
+
+
+def check_distinct(name: str, ids: Mapping[str, str]) -> None:
+    """Checks that no two shards have the very same buffer, whose frames would count twice.
+
+    Args:
+        name: the buffer's name.
+        ids: its identity at each shard, by the shard's name.
+
+    Raises:
+        InvalidRequestError: two do.
+    """
+    shards: dict[str, str] = {}
+    for shard, buffer_id in ids.items():
+        other = shards.setdefault(buffer_id, shard)
+        if other != shard:
+            raise InvalidRequestError(
+                f"buffer {name!r} is one and the same at {other} and at {shard}: these are two "
+                "names of one server, or one serves a copy of the other's files. Name each server "
+                "once; a snapshot that is restored is a buffer of its own, a copy is not"
+            )
 
 
 def share_of(spec: BufferSpec, shards: int) -> BufferSpec:
