@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from replayring_proto import cli
 from replayring_proto.errors import DiskSpaceError, InvalidRequestError, NotFoundError, StorageError
 from replayring_server.engine import Store
 from replayring_server.snapshots import restore, snapshot
@@ -186,6 +187,32 @@ def test_errors_of_a_store_become_ours(
     monkeypatch.setattr(MemoryFileSystem, "cat_file", fail)
     with pytest.raises(StorageError, match=r"cannot read memory://failing/manifest\.json"):
         restore("memory://failing", tmp_path / "back")
+
+
+def test_a_store_that_lets_nothing_be_removed_has_the_snapshot_all_the_same(
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As one that keeps backups from being deleted: it was said that nothing had been taken."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    snapshot(store.data_dir, "memory://kept")
+    fill(store.get("ring"), 61, 8)
+
+    def fail(*_: Any) -> None:
+        raise PermissionError("AccessDenied")
+
+    monkeypatch.setattr(MemoryFileSystem, "rm_file", fail)
+    arguments = ["snapshot", str(store.data_dir), "memory://kept", "--prune"]
+    assert cli.run({"snapshot": "replayring_server.commands.snapshot"}, arguments) == 1
+    told = capsys.readouterr().out
+    assert "NOT taken" not in told
+    assert "not need could not be removed: cannot remove memory://kept/buffers/" in told
+    assert "AccessDenied" in told
+    restore("memory://kept", tmp_path / "back")
+    assert restored_moment(tmp_path / "back") == moment(store.get("ring"))
 
 
 def test_a_manifest_over_a_store_is_moved_into_its_place(

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the outcome; returns 0, 1 if something could not be taken, 2 if nothing could."""
+    """Prints the outcome; returns 0, 1 if something could not be done, 2 if nothing was taken."""
     raise_descriptor_limit()
     try:
         taken = snapshot(
@@ -59,4 +59,4 @@ def run(arguments: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 2
     print(json.dumps(taken.as_json(), indent=2) if arguments.json else "\n".join(taken.lines()))
-    return 1 if taken.failed else 0
+    return 1 if taken.failed or taken.unpruned else 0

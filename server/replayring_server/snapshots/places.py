@@ -291,8 +291,15 @@ class RemotePlace:
             if "/" in name:
                 self._system.pipe_file(path, bytes(content))
             else:
-                self._system.pipe_file(f"{path}.part", bytes(content))
-                self._system.mv(f"{path}.part", path)
+                self._move_into_place(path, bytes(content))
+
+    def _move_into_place(self, path: str, content: bytes) -> None:
+        self._system.pipe_file(f"{path}.part", content)
+        try:
+            self._system.mv(f"{path}.part", path)
+        except Exception:  # most copy, then remove; some stores let nothing be removed
+            if self._system.cat_file(path) != content:
+                raise
 
     def remove(self, name: str) -> None:
         """See `Place`."""
