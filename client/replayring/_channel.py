@@ -41,6 +41,10 @@ _OPTIONS: list[tuple[str, int]] = [
     # second. Each try has 2 s, in which TCP repeats its SYN: enough for a distant server with TLS.
     ("grpc.keepalive_time_ms", 2_000),
     ("grpc.keepalive_timeout_ms", 2_000),
+    # No such ping is sent while another one is under way, as mostly one is where data was coming.
+    # That would be waited for a minute, and a server missed that hangs in the middle of its work.
+    # It waits its turn behind what is being sent, so it has a little longer.
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.min_reconnect_backoff_ms", 2_000),  # in fact the time that each try has
@@ -123,6 +127,8 @@ class Stub:
             call.cancel()
         try:
             yield call
+        except grpc.FutureCancelledError:  # what `result` says of a call that `cancel` ended
+            raise call from None  # as every other does
         finally:
             call.cancel()
 

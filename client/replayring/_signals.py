@@ -64,9 +64,9 @@ class Workers:
         else:
             work()
 
-    def begin(self, work: _Work) -> None:
-        """Does `work`, which returns nothing and raises nothing, in another thread."""
-        self._post(work)
+    def begin(self, job: _Job) -> None:
+        """Does `job`, which raises nothing, in another thread."""
+        self._post(job)
 
     def dismiss(self) -> None:
         """Ends the threads that are idle."""

@@ -1,4 +1,4 @@
-"""What options of commands may be, as `type` of argparse: numbers, refused in plain words."""
+"""What options of commands may be, as `type` of argparse: refused in plain words."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import argparse
 from collections.abc import Callable
 
 MAX_SECONDS = 3600.0
+
+
+def folder(text: str) -> str:
+    """Returns the name of a folder, which an unset variable of a shell script is not.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty, which would mean the working directory.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("'' is no folder; the working directory is '.'")
+    return text
 
 
 def natural(text: str) -> int:

@@ -11,6 +11,7 @@ import difflib
 import importlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points, version
@@ -24,7 +25,14 @@ def main() -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "error")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
-    return run({entry.name: entry.value for entry in entry_points(group=GROUP)}, sys.argv[1:])
+    try:
+        return run({entry.name: entry.value for entry in entry_points(group=GROUP)}, sys.argv[1:])
+    except KeyboardInterrupt:
+        print("replayring: interrupted", file=sys.stderr)
+        # As what is interrupted ends, so that a script that runs it ends as well; but no traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+        return 128 + signal.SIGINT  # a container's first process is not ended by that
 
 
 def run(commands: Mapping[str, str], arguments: Sequence[str]) -> int:

@@ -314,3 +314,13 @@ def test_a_refused_buffer_holds_no_files_open(data_dir: Path) -> None:
         before = descriptors()
     with Store(data_dir):
         assert descriptors() == before  # the lock's
+
+
+def test_a_buffer_is_no_data_directory(tmp_path: Path) -> None:
+    """Whoever names one too many is told: buffers were restored, and served, within a buffer."""
+    with Store(tmp_path) as store:
+        store.create("b", SPEC)
+    before = sorted((tmp_path / "b").iterdir())
+    with pytest.raises(StorageError, match=rf"is one buffer; name .*, which is {tmp_path}$"):
+        Store(tmp_path / "b")
+    assert sorted((tmp_path / "b").iterdir()) == before

@@ -143,6 +143,7 @@ def test_metrics_are_those_of_prometheus(observed: Observed) -> None:
     _, data = observed.end()
     (resource,) = data.resource_metrics
     assert resource.resource.attributes["service.name"] == "replayring"
+    assert resource.resource.attributes["service.instance.id"], "or shards would be one series"
     metrics = {each.name: each for each in resource.scope_metrics[0].metrics}
     distributions = {n for n, each in expected.items() if each.kind is Kind.DISTRIBUTION}
     assert metrics.keys() == expected.keys() - distributions
@@ -218,6 +219,9 @@ def test_a_server_exports_as_the_environment_says(
         assert receiver.spans == [f"{SERVICE}/CreateBuffer", f"{SERVICE}/AddEpisodes"]
         (added,) = receiver.metrics["replayring_buffer_frames_added"].sum.data_points
         assert added.as_double == 4 or added.as_int == 4
+        assert added.start_time_unix_nano == 0, "they are counted over restarts: nobody knows since"
+        (sampled,) = receiver.metrics["replayring_buffer_frames_sampled"].sum.data_points
+        assert 0 < sampled.start_time_unix_nano < sampled.time_unix_nano
         work = receiver.metrics["replayring_work_seconds"].histogram.data_points[0]
         assert not work.HasField("min")
         assert receiver.services == {"replay-7"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 from types import ModuleType
@@ -97,3 +98,13 @@ def test_whoever_reads_it_may_stop_reading() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(60) == 1
+
+
+def test_ctrl_c_ends_it_without_a_traceback() -> None:
+    code = (
+        "import os, signal; from replayring_proto import cli;"
+        "cli.run = lambda *_: os.kill(os.getpid(), signal.SIGINT); cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (-signal.SIGINT, "")
+    assert done.stderr == "replayring: interrupted\n"

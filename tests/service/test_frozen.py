@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,12 +69,6 @@ def acting(address: str) -> Iterator[tuple[replayring.Buffer, Actor]]:
             actor.close()
 
 
-def freeze(process: Callable[[int], None]) -> None:
-    process(signal.SIGSTOP)
-    time.sleep(FROZEN_SECONDS)
-    process(signal.SIGCONT)
-
-
 def goes_on(actor: Actor) -> None:
     lines = len(actor.lines)
     eventually(lambda: len(actor.lines) > lines + 1, "it goes on")
@@ -98,7 +92,16 @@ def check(buffer: replayring.Buffer, lines: list[str], others: int = 0) -> None:
 
 def test_a_frozen_server(tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "data") as server, acting(server.address) as (buffer, actor):
-        freeze(server.signal)
+        buffer.sample(1)  # a ping of gRPC's own is under way when it freezes
+        begun = time.monotonic()
+        server.signal(signal.SIGSTOP)
+        asking = threading.Thread(target=buffer.sample, args=(1,))
+        asking.start()
+        outage = buffer.client._channel.outage
+        eventually(lambda: outage.seconds, "it is missed, though its connection stands", 20)
+        time.sleep(max(0.0, begun + FROZEN_SECONDS - time.monotonic()))
+        server.signal(signal.SIGCONT)
+        asking.join()
         assert buffer.sample(1)["image"].shape[0] == 1
         goes_on(actor)
         check(buffer, actor.finish())

@@ -111,6 +111,23 @@ def test_a_pickle_has_the_same_shards() -> None:
         copy.close()
 
 
+@pytest.mark.parametrize("same_host", [None, False])
+def test_one_server_under_two_names_is_no_two_shards(
+    same_host: bool | None, calm_shards: Shards, name: str
+) -> None:
+    """All its frames counted twice, and had two values of `index` each."""
+    host, _, port = calm_shards.addresses[0].rpartition(":")
+    names = [f"{host}:{port}", f"localhost:{port}"]
+    with replayring.connect(names, timeout=20, same_host=same_host) as client:
+        with pytest.raises(
+            replayring.InvalidRequestError,
+            match=rf"{name!r} is one and the same at {names[0]} and at {names[1]}",
+        ):
+            client.create_buffer(name, SPEC, 100).info()
+        with replayring.connect(names[0], timeout=20) as one:
+            one.delete_buffer(name)
+
+
 def test_shards_that_do_not_agree_are_refused(calm_shards: Shards, name: str) -> None:
     with (
         replayring.connect(calm_shards.addresses[0]) as one,

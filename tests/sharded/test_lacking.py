@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 
 import replayring
 from replayring import RemoteDataset, shard_of
+from replayring.sharded import _part
 from tests.sharded.conftest import SPEC, Shards, add_to, connect, episode
+from tests.sharded.test_loss import identity_of
 from tests.support import eventually
 
 pytestmark = [pytest.mark.usefixtures("no_threads_left"), pytest.mark.timeout(240)]
@@ -147,6 +150,27 @@ def test_episodes_go_to_the_shard_that_has_it(
                 assert writer.last_acknowledgement is not None
                 assert shard_of(writer.last_acknowledgement.index) == 1 - home
         assert buffer.info().num_frames == 2 * (1 + 3 + 8)
+
+
+@pytest.mark.parametrize("how", ["it was deleted there", "it was away"])
+def test_who_only_adds_goes_back_to_a_shard_that_has_it_again(
+    how: str, shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody asked it any more, so that all went to the others for good."""
+    monkeypatch.setattr(_part, "LOOK_SECONDS", 0.2)
+    if how == "it was away":
+        shards.kill(1)
+    with connect(shards, timeout=20) as client:
+        buffer = client.create_buffer("b", SPEC, 10_000)
+        buffer._identity = (os.getpid(), identity_of(shards, 1))
+        if how == "it was away":
+            shards.revive(1)
+        else:
+            delete_on(shards, 1)
+            notice_by_adding(buffer)
+            with connect(shards, timeout=20) as another:
+                another.create_buffer("b", SPEC, 10_000)
+        eventually(lambda: shard_of(buffer.add_episode(episode(2)).index) == 1, "it goes there")
 
 
 def test_no_batch_seems_fresher_than_it_is(shards: Shards, same_host: bool) -> None:

@@ -11,6 +11,7 @@ import pytest
 import replayring
 from replayring import shard_of
 from replayring.sharded._moving import MovingSender, _Movable
+from replayring.sharded._part import Part
 from tests.sharded.conftest import SPEC, Shards, connect, episode
 from tests.support import PATIENCE, eventually
 
@@ -86,6 +87,51 @@ def may_move(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
     monkeypatch.setattr(MovingSender, "_move", move_when_ready)
     return ready
+
+
+def test_a_writer_that_moves_makes_the_buffer_where_it_never_was(shards: Shards) -> None:
+    """It was away when the buffer was opened. What was sent there was told to be lost."""
+    shards.kill(1)
+    with connect(shards, timeout=20) as client:
+        buffer = client.create_buffer("b", SPEC, 10_000)
+        shards.revive(1)
+        shards.kill(0)
+        with pytest.raises(replayring.ServerUnavailableError):
+            client._shards[0].hasty.status()
+        eventually(lambda: not client._shards[1].lost, "it is back")
+        for _ in range(4):  # of half of the identities it is the home
+            with buffer.writer(on_outage="move", move_after_s=0.1) as writer:
+                writer.add_episode(episode(5, 1))
+                writer.flush()
+                assert home_of(writer) == 1
+
+
+def test_a_writer_that_finds_no_shard_that_has_the_buffer_looks_again_and_stays(
+    shards: Shards, may_move: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that is sent to one that lacks it is dropped. Its own is back later, or another one."""
+    looked = threading.Semaphore(0)
+    with movable(shards) as (buffer, writer):
+        first = home_after_one(writer)
+        with connect_to(shards, 1 - first) as one:
+            one.delete_buffer("b")
+        buffer.info()
+        elsewhere = MovingSender._elsewhere
+
+        def look_elsewhere(sender: MovingSender, away: Part) -> _Movable | None:
+            found = elsewhere(sender, away)
+            looked.release()
+            return found
+
+        monkeypatch.setattr(MovingSender, "_elsewhere", look_elsewhere)
+        shards.kill(first)
+        assert writer.add_episode(episode(5, 2)) == 2
+        may_move.set()
+        for _ in range(3):
+            assert looked.acquire(timeout=PATIENCE)
+        shards.revive(first)
+        writer.flush()
+        assert (writer.acknowledged, home_of(writer)) == (2, first)
 
 
 @pytest.mark.parametrize("refused", ["one", "all"])
@@ -225,17 +271,17 @@ def test_a_client_that_is_closed_as_a_move_begins_ends_it_quietly(
     shards.kill(home_after_one(writer))
     writer.add_episode(episode(5, 2))
     eventually(lambda: "replayring mover" in at_work(), "it is about to move")
-    begin = MovingSender._begin
+    elsewhere = MovingSender._elsewhere
 
-    def begin_then_close(sender: MovingSender) -> _Movable:
-        begun = begin(sender)
+    def begin_then_close(sender: MovingSender, away: Part) -> _Movable | None:
+        begun = elsewhere(sender, away)
         client.close()
         return begun
 
     if when == "before":
         client.close()
     else:
-        monkeypatch.setattr(MovingSender, "_begin", begin_then_close)
+        monkeypatch.setattr(MovingSender, "_elsewhere", begin_then_close)
     may_move.set()
     eventually(lambda: not at_work(), "its threads have ended")
     with pytest.raises(replayring.ClosedError, match="sequence 2 may be lost"):

@@ -251,7 +251,7 @@ def test_a_batch_that_takes_long_is_waited_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A shard that is there, and only slow, is neither left out nor said to be away."""
-    monkeypatch.setattr(_one_batch, "_ANSWER_SECONDS", 0.0005)
+    monkeypatch.setattr(_one_batch, "ANSWER_SECONDS", 0.0005)
     fill(buffer, 300, 300, 300)
     drawn = buffer.sample(20_000, delta_indices={"number": range(50)})
     counts = np.bincount(shard_of(drawn["index"]))
@@ -404,17 +404,23 @@ def make_anew(buffer: replayring.ShardedBuffer) -> None:
 
 
 def assert_no_thread_fetches() -> None:
-    assert "replayring sample stream" not in [thread.name for thread in threading.enumerate()]
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if name.startswith("replayring sample stream")]
 
 
-def test_a_window_that_misses_ends_the_stream_as_with_one_server(
+def test_a_window_that_misses_ends_the_stream_as_with_one_server_and_names_the_shard(
     client: replayring.ShardedClient, name: str
 ) -> None:
     buffer = client.create_buffer(name, {"x": {"shape": (), "dtype": "uint8"}}, 300, fps=10)
     for part in buffer._parts:
         part.buffer.add_episode({"x": np.zeros(2, "uint8"), "timestamp": np.array([0.0, 5.0])})
-    with pytest.raises(replayring.ToleranceError):
+    whose = rf"shard ({'|'.join(client.shards)}): "
+    with pytest.raises(replayring.ToleranceError, match=whose):
         buffer.sample(50, delta_timestamps={"x": [0.5]})
+    with buffer.sample_stream(50, delta_timestamps={"x": [0.5]}) as stream:
+        for _ in range(2):
+            with pytest.raises(replayring.ToleranceError, match=whose):
+                next(stream)
 
 
 def next_or_none(stream: replayring.SampleStream) -> object:

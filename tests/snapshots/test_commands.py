@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from replayring_proto import cli
 from tests.service.frames import SPEC, episode
 from tests.support import ServerProcess, command
 from tests.wire import Wire
@@ -63,3 +64,15 @@ def test_what_cannot_be_understood_is_a_usage_error(name: str, arguments: list[s
     done = command(name, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "usage: " in done.stderr
+
+
+@pytest.mark.parametrize("name", ["info", "verify", "snapshot", "restore"])
+def test_a_variable_that_is_not_set_is_not_the_working_directory(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`replayring restore ./snapshot "$DATA"` made buffers where the shell happened to be."""
+    commands = {name: f"replayring_server.commands.{name}"}
+    for at in range(2 if name in ("snapshot", "restore") else 1):
+        with pytest.raises(SystemExit):
+            cli.run(commands, [name, *["here"] * at, ""])
+        assert "'' is no folder" in capsys.readouterr().err

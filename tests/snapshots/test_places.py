@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from replayring_proto import cli
 from replayring_proto.errors import DiskSpaceError, InvalidRequestError, NotFoundError, StorageError
 from replayring_server.engine import Store
 from replayring_server.snapshots import restore, snapshot
@@ -100,6 +101,66 @@ def test_an_unknown_kind_of_url_is_said_to_be_one(store: Store, tmp_path: Path) 
         restore("ftpx://there", tmp_path / "back")
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        "file://here/dev/null/x",
+        "file:x",
+        "file://",
+        "file:///dev/null/x#y",
+        "file:///dev/null/x?y",
+        "s3:/bucket/x",
+    ],
+)
+def test_what_is_meant_for_a_url_and_is_none_becomes_no_folder(
+    where: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy lay in /x, in a folder `s3:`, or beside what was named."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for refused in (
+        lambda: snapshot(store.data_dir, where),
+        lambda: restore(where, tmp_path / "back"),
+    ):
+        with pytest.raises(InvalidRequestError, match=r"give (the path itself|\./s3:/bucket/x)"):
+            refused()
+    assert not list((tmp_path / "here").iterdir())
+    assert not (tmp_path / "back").exists()
+
+
+def test_pruning_leaves_what_is_no_snapshots(store: Store, tmp_path: Path, where: str) -> None:
+    """A destination may have a folder `parameters` of its owner's own."""
+    snapshot(store.data_dir, where)
+    place = place_to_read(where)
+    theirs = ["parameters/notes-2-old.txt", "buffers/mine/records-of-me", "buffers/mine/.x.part"]
+    hashed = "0123456789abcdef" * 2
+    ours = [f"parameters/policy-1-{hashed}", f"buffers/gone/records-{hashed}"]
+    for name in (*theirs, *ours, f"buffers/gone/.records-{hashed}.part"):
+        place.write(name, b"1")
+    assert snapshot(store.data_dir, where, prune=True).pruned == 3
+    assert [place.read(name) is not None for name in (*theirs, *ours)] == [True] * 3 + [False] * 2
+
+
+@pytest.mark.parametrize("where", ["memory://run*7/x", "memory://x/what?", "memory://x/[1]"])
+def test_a_url_with_a_pattern_is_refused(where: str, store: Store, tmp_path: Path) -> None:
+    """The manifest was moved to where the pattern led, and the snapshot said to be taken."""
+    for use in (lambda: snapshot(store.data_dir, where), lambda: restore(where, tmp_path / "back")):
+        with pytest.raises(InvalidRequestError, match="for patterns; use other names"):
+            use()
+
+
+def test_a_file_that_cannot_be_removed_is_named(tmp_path: Path) -> None:
+    to = tmp_path / "to"
+    (to / "parameters").mkdir(parents=True)
+    with pytest.raises(StorageError, match=rf"cannot remove {to}/parameters: "):
+        place_to_read(str(to)).remove("parameters")
+
+
+def test_a_store_that_cannot_be_opened_is_named(store: Store) -> None:
+    with pytest.raises(StorageError, match=r"cannot open zip://x::/nowhere\.zip: FileNotFound"):
+        snapshot(store.data_dir, "zip://x::/nowhere.zip")
+
+
 def test_errors_of_a_store_become_ours(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +187,32 @@ def test_errors_of_a_store_become_ours(
     monkeypatch.setattr(MemoryFileSystem, "cat_file", fail)
     with pytest.raises(StorageError, match=r"cannot read memory://failing/manifest\.json"):
         restore("memory://failing", tmp_path / "back")
+
+
+def test_a_store_that_lets_nothing_be_removed_has_the_snapshot_all_the_same(
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As one that keeps backups from being deleted: it was said that nothing had been taken."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    snapshot(store.data_dir, "memory://kept")
+    fill(store.get("ring"), 61, 8)
+
+    def fail(*_: Any) -> None:
+        raise PermissionError("AccessDenied")
+
+    monkeypatch.setattr(MemoryFileSystem, "rm_file", fail)
+    arguments = ["snapshot", str(store.data_dir), "memory://kept", "--prune"]
+    assert cli.run({"snapshot": "replayring_server.commands.snapshot"}, arguments) == 1
+    told = capsys.readouterr().out
+    assert "NOT taken" not in told
+    assert "not need could not be removed: cannot remove memory://kept/buffers/" in told
+    assert "AccessDenied" in told
+    restore("memory://kept", tmp_path / "back")
+    assert restored_moment(tmp_path / "back") == moment(store.get("ring"))
 
 
 def test_a_manifest_over_a_store_is_moved_into_its_place(

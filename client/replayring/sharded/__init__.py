@@ -72,6 +72,10 @@ A shard that is lost
     `InvalidSpecError`. `ShardedClient.buffer` raises `NotFoundError`: a server that does not belong
     to the others is not to be taken for one of them.
 
+    A shard that gives the buffer to nobody, as its files are damaged, or not to this client, for a
+    token or a certificate, is left out of what is read as well, and `missing` has what it says.
+    Who opens a buffer, or adds to that shard, is told.
+
 Parameters
     `publish` goes to all shards that can be reached, under one number that is above all before it:
     shards that returned lower ones are told again. `watch` follows one shard, chosen at random, for

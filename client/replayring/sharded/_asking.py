@@ -1,14 +1,18 @@
-"""Asking all shards for what each says of one buffer, and who counts when some lack it."""
+"""Asking all shards for what each says of one buffer, and who counts when some have no answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
-from replayring._patience import Patience
+from replayring._patience import LOCKED_OUT, Patience
 from replayring.sharded._part import Part
 from replayring.sharded._shard import AWAY, Shard, ask_present
-from replayring_proto.errors import NotFoundError, ServerUnavailableError
+from replayring_proto.errors import NotFoundError, ReplayRingError, ServerUnavailableError
+
+_LOGGER = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -18,8 +22,8 @@ Ask = Callable[[Part, float], T]
 
 def answers_of(
     parts: Sequence[Part], ask: Ask[T], patience: Patience
-) -> tuple[dict[Part, T], list[Part]]:
-    """Asks all shards that can be reached, waiting while those lack it and others are away.
+) -> tuple[dict[Part, T], dict[Part, ReplayRingError]]:
+    """Asks all shards that can be reached, waiting while others may have it that are away.
 
     Args:
         parts: all shards.
@@ -27,53 +31,70 @@ def answers_of(
         patience: the time.
 
     Returns:
-        The answers of those that have the buffer, at least one, and those that lack it; both in the
+        The answers of those that have the buffer and give it, at least one; and why others that
+        were reached do not: they lack it, or somebody has to do something about them. Both in the
         order of shards.
 
     Raises:
         NotFoundError: all shards lack it.
+        AccessDeniedError, TLSError, StorageError: none gives it, and one says so.
         ServerUnavailableError: none that has it could be reached in time.
     """
     while True:
-        answers, lacking = _answers_now(parts, ask, patience)
-        found = {part: answer for part, answer in answers.items() if answer is not None}
+        found, without = _answers_now(parts, ask, patience)
         if found:
-            return found, [part for part in answers if part not in found]
-        if len(lacking) == len(parts):
-            raise lacking[parts[0]]
-        if not patience.wait(parts[0].shard.client._channel):
-            away = [part.shard.name for part in parts if part not in lacking]
-            raise ServerUnavailableError(
-                f"{patience.what}: {', '.join(away)} could not be reached within "
-                f"{patience.timeout:g} s, and may have it; no other shard has it any more. "
-                "Start it, or give it more time"
-            )
+            return found, without
+        if len(without) == len(parts) or not patience.wait(parts[0].shard.client._channel):
+            raise _nothing_found(parts, without, patience)
+
+
+def _nothing_found(
+    parts: Sequence[Part], without: Mapping[Part, ReplayRingError], patience: Patience
+) -> ReplayRingError:
+    for failure in without.values():
+        if isinstance(failure, LOCKED_OUT):
+            return failure
+    if len(without) == len(parts):
+        return without[parts[0]]
+    away = [part.shard.name for part in parts if part not in without]
+    return ServerUnavailableError(
+        f"{patience.what}: {', '.join(away)} could not be reached within {patience.timeout:g} s, "
+        "and may have it; no other shard has it any more. Start it, or give it more time"
+    )
 
 
 def _answers_now(
     parts: Sequence[Part], ask: Ask[T], patience: Patience
-) -> tuple[dict[Part, T | None], dict[Part, NotFoundError]]:
-    """Asks all shards that can be reached, at least one.
+) -> tuple[dict[Part, T], dict[Part, ReplayRingError]]:
+    """Asks all shards that can be reached, at least one; see `answers_of` for what it returns."""
 
-    Returns:
-        Their answers in the order of shards, None of those that lack the buffer; and what these
-        said.
-    """
-    lacking: dict[Part, NotFoundError] = {}
-
-    def ask_one(shard: Shard, left: float) -> T | None:
+    def ask_one(shard: Shard, left: float) -> T | _Without:
         part = parts[shard.number]
         try:
             answer = ask(part, left)
-        except NotFoundError as error:
+        except (NotFoundError, *LOCKED_OUT) as error:
+            if isinstance(error, LOCKED_OUT) and not part.refusing:
+                _LOGGER.warning("%s is left out: %s", shard.name, error)
             part.note(error)
-            lacking[part] = error
-            return None
+            return _Without(error)
         except AWAY as error:
             part.note(error)
             raise
         part.note(None)
         return answer
 
-    told = ask_present([part.shard for part in parts], ask_one, patience)
-    return {part: told[part.shard] for part in parts if part.shard in told}, lacking
+    found: dict[Part, T] = {}
+    without: dict[Part, ReplayRingError] = {}
+    for shard, answer in ask_present([part.shard for part in parts], ask_one, patience).items():
+        if isinstance(answer, _Without):
+            without[parts[shard.number]] = answer.why
+        else:
+            found[parts[shard.number]] = answer
+    return found, without
+
+
+@dataclass(frozen=True)
+class _Without:
+    """What a shard answers that does not give the buffer."""
+
+    why: ReplayRingError

@@ -12,13 +12,14 @@ from typing import Protocol
 from replayring._background import Background, Guard
 from replayring._channel import Stub
 from replayring._patience import LASTING_SECONDS, LOCKED_OUT, passing
-from replayring._replies import Arrays, next_reply, read_pack
+from replayring._replies import Arrays, read_pack
 from replayring._same_host import FileReads
 from replayring._sampling import Sampling
 from replayring.sharded._drawn import from_files, from_reply
 from replayring.sharded._form import Form
 from replayring.sharded._mixing import Block
 from replayring.sharded._part import Part
+from replayring.sharded._shard import named
 from replayring.sharded._waiting import SILENT_SECONDS
 from replayring_proto.errors import DeadlineError, NotFoundError, ReplayRingError
 from replayring_proto.messages import info_from_message, parse
@@ -155,9 +156,11 @@ class WireFeed(Background):
 
     def _one_call(self) -> ReplayRingError | None:
         failure = self._open() or super()._one_call()
-        if failure is not None:  # else `_deliver` has noted what there was to note
-            self.part.note(failure)
-        return failure
+        if failure is None:  # `_deliver` has noted what there was to note
+            return None
+        self.part.note(failure)
+        # An outage names its server by itself.
+        return failure if passing(failure) else named(self.part.shard, failure)
 
     def _open(self) -> ReplayRingError | None:
         try:
@@ -188,9 +191,8 @@ class WireFeed(Background):
         if not self.part.doubtful:
             return
         request = replay_pb2.GetBufferRequest(name=self._sampling.buffer).SerializeToString()
-        # Not by `ask`, whose result is another error when it is cancelled.
-        with stub.fetch("GetBuffer", request, LASTING_SECONDS) as call:
-            response = parse(replay_pb2.GetBufferResponse, next_reply(call))
+        with stub.ask("GetBuffer", request, LASTING_SECONDS) as call:
+            response = parse(replay_pb2.GetBufferResponse, call.result())
         self.part.know(info_from_message(response.buffer))
 
     def _deliver(self, life: object, arrays: Arrays, rest: bytes) -> None:
@@ -265,10 +267,13 @@ class FileFeed:
             return
         if self._sampler is None:
             self._sampler = reads.sampler(self._sampling)
-        block = from_files(
-            *(self.part.shard, reads, self._sampling, self._sampler, self._units),
-            *(self._batch, life),
-        )
+        try:
+            block = from_files(
+                *(self.part.shard, reads, self._sampling, self._sampler, self._units),
+                *(self._batch, life),
+            )
+        except ReplayRingError as error:
+            raise named(self.part.shard, error) from None
         self.seen, self.empty = block.next_index, not block.frames
         if block.frames:
             self.blocks.append(block)

@@ -16,7 +16,7 @@ from replayring._patience import passing
 from replayring._replies import Arrays
 from replayring._sender import Sender
 from replayring.sharded._numbers import acknowledged_at
-from replayring.sharded._part import Part
+from replayring.sharded._part import LOOK_SECONDS, Part
 from replayring_proto.errors import ClosedError, ReplayRingError
 
 _LOGGER = logging.getLogger(__name__)
@@ -45,6 +45,9 @@ class MovingSender:
             max_bytes: memory for episodes that are not acknowledged.
             timeout: seconds to wait; None for the client's own.
             move_after_s: how long a shard may be away.
+
+        Raises:
+            ReplayRingError: the buffer is not at that shard, and cannot be had there.
         """
         self._choose = choose
         self._max_bytes = max_bytes
@@ -53,7 +56,10 @@ class MovingSender:
         self._turn = threading.RLock()
         self._closed = False
         self._abandoned = False
-        self._sender = self._begin()
+        identity = new_writer_id()
+        part = choose(identity)
+        part.open(part.shard.client, timeout)
+        self._sender = self._sender_to(part, identity)
 
     @property
     def writer_id(self) -> str:
@@ -121,9 +127,7 @@ class MovingSender:
                     if self._sender is sender:
                         raise
 
-    def _begin(self) -> _Movable:
-        identity = new_writer_id()
-        part = self._choose(identity)
+    def _sender_to(self, part: Part, identity: str) -> _Movable:
         return _Movable(part, identity, self._max_bytes, self._timeout, self._away)
 
     def _away(self, sender: _Movable) -> bool:
@@ -140,12 +144,8 @@ class MovingSender:
         with self._turn:
             if self._closed:
                 return
-            try:
-                new = self._begin()
-            except ReplayRingError:  # the client was closed meanwhile, say
-                old.stays()
-                return
-            if self._sender is not old or new.part is old.part or new.part.shard.lost:
+            new = self._elsewhere(old.part) if self._sender is old else None
+            if new is None:
                 old.stays()
                 return
             new.take_over(old)
@@ -160,6 +160,18 @@ class MovingSender:
                 len(old.pending),
             )
             new.start()
+
+    def _elsewhere(self, away: Part) -> _Movable | None:
+        """Returns a sender to another shard, which has the buffer as far as is known, if any."""
+        identity = new_writer_id()
+        part = self._choose(identity)
+        if part is away or part.shard.lost or part.lacking:
+            return None
+        try:
+            part.open(part.shard.hasty, LOOK_SECONDS)
+            return self._sender_to(part, identity)
+        except ReplayRingError:  # the client was closed meanwhile, say
+            return None
 
 
 class _Movable(Sender):
@@ -196,5 +208,7 @@ class _Movable(Sender):
 
     def _endures(self, failure: ReplayRingError) -> bool:
         if passing(failure) and not self._leaving:
-            self._leaving = self._away(self)
+            self._leaving = True  # before another shard is looked for: there may be none, at once
+            if not self._away(self):
+                self._leaving = False
         return super()._endures(failure)

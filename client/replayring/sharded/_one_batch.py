@@ -20,7 +20,7 @@ from replayring.sharded._drawn import from_files, from_reply
 from replayring.sharded._form import Form
 from replayring.sharded._mixing import Block, Mixture
 from replayring.sharded._part import Part
-from replayring.sharded._shard import Shard, ask_all
+from replayring.sharded._shard import ANSWER_SECONDS, Shard, ask_all
 from replayring.sharded._waiting import Waiting
 from replayring_proto.errors import (
     DeadlineError,
@@ -28,10 +28,6 @@ from replayring_proto.errors import (
     ReplayRingError,
     ServerUnavailableError,
 )
-
-# A shard that gave nothing for so long is asked whether it is there at all, which takes a second at
-# most. If it is, the batch takes longer than that, and gets twice the time.
-_ANSWER_SECONDS = 0.75
 
 # Standard deviations by which more frames are asked for than a shard will give on average.
 _SPARE = 2.0
@@ -81,7 +77,7 @@ class OneBatch:
         self._heads: dict[int, Block] = {}
         self._without: dict[Part, ReplayRingError | None] = {}  # None for one that is empty
         self._asked = 0
-        self._seconds = _ANSWER_SECONDS
+        self._seconds = ANSWER_SECONDS  # twice that of a batch that turns out to take longer
 
     def arrays(self, patience: Patience) -> Arrays:
         """Returns the batch.
@@ -195,7 +191,7 @@ class OneBatch:
             raise error
         part.note(error)
         outage = part.shard.client._channel.outage
-        if isinstance(error, ServerUnavailableError) and seconds >= _ANSWER_SECONDS:
+        if isinstance(error, ServerUnavailableError) and seconds >= ANSWER_SECONDS:
             outage.silent(error)
             part.shard.look_out()
         self._without[part] = error

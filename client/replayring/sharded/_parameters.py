@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from replayring import parameters
-from replayring._patience import Patience
+from replayring._patience import LOCKED_OUT, Patience
 from replayring.parameters import Parameters, Watch
-from replayring.sharded._shard import AWAY, Shard, ask_all, ask_present, raise_first
+from replayring.sharded._shard import AWAY, Shard, ask_hastily, ask_present, raise_first
 from replayring_proto.errors import NotFoundError, ReplayRingError
 
 # After which a watcher looks at another shard, which may have what this one missed while away.
@@ -38,7 +39,7 @@ def publish(
     if behind := [shard for shard, has in versions.items() if has < version]:
         # They missed some while they were away; from now on all count alike.
         seconds = max(patience.remaining(), _RETRY_SECONDS)
-        answers = ask_all(behind, lambda shard: tell(shard, seconds, version))
+        answers = ask_hastily(behind, lambda shard: tell(shard, seconds, version)).values()
         raise_first(answer for answer in answers if not isinstance(answer, AWAY))
     return version
 
@@ -48,6 +49,7 @@ def latest(shards: Sequence[Shard], name: str, after: int, patience: Patience) -
 
     Raises:
         NotFoundError: they have none.
+        AccessDeniedError, TLSError, StorageError: nor has any other, as far as it says.
     """
     while True:
         newest: Parameters | None = None
@@ -55,20 +57,26 @@ def latest(shards: Sequence[Shard], name: str, after: int, patience: Patience) -
         # One after the other: each is asked for what is newer still, so few send anything.
         for shard in _present(shards):
             known = after if newest is None else newest.version
-            inner = shard.hasty._caller.patience(
-                f"fetching {name!r}", max(patience.remaining(), _RETRY_SECONDS)
-            )
-            try:
-                caller = shard.hasty._caller
-                newest = parameters.newest(caller, name, known, inner, wait=False)
-            except (NotFoundError, *AWAY) as error:
-                failures.append(error)
+            answer = ask_hastily([shard], partial(_newest, name, known, patience))[shard]
+            if isinstance(answer, Parameters):
+                newest = answer
+            else:
+                failures.append(answer)
+        bearable = (NotFoundError, *LOCKED_OUT, *AWAY)
+        raise_first(failure for failure in failures if not isinstance(failure, bearable))
         if newest is not None:
             return newest
-        raise_first(failure for failure in failures if isinstance(failure, NotFoundError))
+        for kind in (LOCKED_OUT, NotFoundError):
+            raise_first(failure for failure in failures if isinstance(failure, kind))
         if not patience.remaining():
             raise failures[0]
         shards[0].client._channel.wait_closed(min(_RETRY_SECONDS, patience.remaining()))
+
+
+def _newest(name: str, known: int, patience: Patience, shard: Shard) -> Parameters:
+    caller = shard.hasty._caller
+    inner = caller.patience(patience.what, max(patience.remaining(), _RETRY_SECONDS))
+    return parameters.newest(caller, name, known, inner, wait=False)
 
 
 def watch(shards: Sequence[Shard], name: str, after: int, timeout: float) -> Watch:
@@ -94,15 +102,20 @@ def _await_newer(
     shards: Sequence[Shard], name: str, after: int, patience: Patience
 ) -> Parameters | None:
     """Waits at each shard in turn for a version above `after`; None if nothing came of that."""
+    refusals: list[ReplayRingError] = []
     for shard in _present(shards):
         caller = shard.hasty._caller
         seconds = max(min(patience.remaining(), _STAY_SECONDS), _RETRY_SECONDS)
         try:
             inner = caller.patience(patience.what, seconds)
             return parameters.newest(caller, name, after, inner, wait=True)
+        except LOCKED_OUT as error:
+            refusals.append(error)
         except AWAY:
             if not patience.remaining():
                 raise
+    if refusals and (len(refusals) == len(shards) or not patience.remaining()):
+        raise refusals[0]
     shards[0].client._channel.wait_closed(min(_RETRY_SECONDS, patience.remaining()))
     return None
 

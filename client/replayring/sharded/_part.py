@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from replayring._patience import passing
+from replayring._patience import LOCKED_OUT, passing
 from replayring._same_host import Place
+from replayring._signals import WORKERS
 from replayring.buffer import Buffer
 from replayring.client import Client
 from replayring.sharded._shard import Shard
 from replayring_proto.errors import InvalidSpecError, NotFoundError, ReplayRingError
 from replayring_proto.messages import BufferInfo
 from replayring_proto.spec import BufferSpec
+
+LOOK_SECONDS = 1.0
+"""Between two looks at a shard that does not serve, and how long each may take."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Part:
         hasty: the same, by the shard's hasty client.
         is_open: whether the buffer was there once.
         lacking: whether the shard said, when last asked, that it has no such buffer.
+        refusing: whether it said that it gives it to nobody, or not to us.
         doubtful: whether another buffer may be there than the one that was looked at last.
         life: stands for the buffer that is there. It is another object as soon as it is known that
             the buffer is gone, or another one in its place, whose `index` begins anew.
@@ -92,8 +98,10 @@ class Part:
         self._creation = creation
         self._place: Place | None = None
         self._buffer_id: str | None = None
+        self._next_look = 0.0
         self.is_open = False
         self.lacking = False
+        self.refusing = False
         self.doubtful = True
         self.life = object()
 
@@ -101,6 +109,11 @@ class Part:
     def serves(self) -> bool:
         """Whether it can be reached and has the buffer, as far as is known."""
         return self.is_open and not self.lacking and not self.shard.lost
+
+    @property
+    def counts(self) -> bool:
+        """Whether `info` counts what it has, if it can be reached, as far as is known."""
+        return not self.lacking and not self.refusing
 
     @property
     def place(self) -> Place | None:
@@ -121,13 +134,32 @@ class Part:
         self.hasty = Buffer(self.shard.hasty, name, spec, place)
         self.is_open = True
 
+    def look_out(self) -> None:
+        """Has it looked at, in the background and now and then, as long as it does not serve.
+
+        Who only adds, or moves, would never hear that it does again.
+        """
+        if self.shard.lost:
+            self.shard.look_out()
+        elif not self.serves and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_SECONDS
+            WORKERS.begin(self._look_again)
+
+    def _look_again(self) -> None:
+        try:
+            self.look(LOOK_SECONDS)
+        except ReplayRingError as error:
+            self.note(error)
+
     def note(self, failure: ReplayRingError | None) -> None:
         """Knows whether the shard has the buffer from what it answered; None for no failure."""
         if failure is None:
-            self.lacking = False
+            self.lacking = self.refusing = False
         elif isinstance(failure, NotFoundError):
             self.end_life()
             self.lacking = True
+        elif isinstance(failure, LOCKED_OUT):
+            self.doubtful = self.refusing = True
         elif passing(failure):
             self.doubtful = True
 
@@ -179,4 +211,4 @@ class Part:
         if self._buffer_id not in (None, info.buffer_id):
             self.life = object()
         self._buffer_id = info.buffer_id
-        self.lacking = self.doubtful = False
+        self.lacking = self.refusing = self.doubtful = False

@@ -58,7 +58,7 @@ class Waiting:
     @staticmethod
     def _hopelessness(part: Part, out: Out) -> int:
         trouble = out.get(part)
-        if part.lacking or (trouble is not None and not passing(trouble)):
+        if not part.counts or (trouble is not None and not passing(trouble)):
             return 2
         return 1 if part in out or part.shard.lost else 0
 

@@ -94,11 +94,12 @@ class ShardedBuffer:
 
         Raises:
             NotFoundError: the buffer was deleted: no shard has it.
+            AccessDeniedError, TLSError, StorageError: no shard gives it.
             ServerUnavailableError: no shard that has it could be reached in time.
         """
-        found, lacking = self._answers("asking for", timeout, _look)
+        found, others = self._answers("asking for", timeout, _look)
         by_name = {part.shard.name: info for part, info in found.items()}
-        without = [part.shard.name for part in lacking]
+        without = {part.shard.name: why for part, why in others.items()}
         return infos.total(self.client.shards, self.spec, by_name, without)
 
     def delete(self, *, timeout: float | None = None) -> None:
@@ -118,7 +119,7 @@ class ShardedBuffer:
     ) -> list[Acknowledgement]:
         """Adds episodes in order, to one of the shards. See `Buffer.add_episodes`.
 
-        All calls of one handle go to one shard, until that is away or lacks the buffer.
+        All calls of one handle go to one shard, as long as that is there and has the buffer.
         """
         return self._add(lambda buffer: buffer.add_episodes(episodes, timeout=timeout), timeout)
 
@@ -171,8 +172,7 @@ class ShardedBuffer:
                 )
             in_flight = whole(max_in_flight_bytes, "max_in_flight_bytes", 1)
             limit = None if timeout is None else seconds(timeout)
-            choose = partial(present_home, self._parts)
-            sender = MovingSender(choose, in_flight, limit, move_after_s)
+            sender = MovingSender(self._present_home, in_flight, limit, move_after_s)
             return Writer.over(self._creation.share, sender)
         part, identity = self._home(writer_id, spill_dir)
         part.open(part.shard.client, timeout)
@@ -329,8 +329,7 @@ class ShardedBuffer:
         process, identity = self._identity
         if process != os.getpid():
             process, identity = self._identity = (os.getpid(), new_writer_id())
-        self._look_out()
-        part = present_home(self._parts, identity)
+        part = self._present_home(identity)
         part.open(part.shard.client, timeout)
         relabel = partial(acknowledged_at, part.shard.number)
         try:
@@ -340,11 +339,15 @@ class ShardedBuffer:
             error.acknowledged = [relabel(one) for one in error.acknowledged]
             raise
 
+    def _present_home(self, identity: str) -> Part:
+        """Returns the part that an identity belongs to among those that serve, if any."""
+        self._look_out()
+        return present_home(self._parts, identity)
+
     def _look_out(self) -> None:
-        """Has lost shards looked at: who only adds would never hear that they are back."""
+        """Has the shards looked at that do not serve, for those who only add."""
         for part in self._parts:
-            if part.shard.lost:
-                part.shard.look_out()
+            part.look_out()
 
     def _home(
         self, writer_id: str | None, spill_dir: str | os.PathLike[str] | None
@@ -359,8 +362,8 @@ class ShardedBuffer:
 
     def _answers(
         self, what: str, timeout: float | None, ask: Ask[T]
-    ) -> tuple[dict[Part, T], list[Part]]:
-        """Asks all shards; returns the answers of those that have the buffer, and who lacks it."""
+    ) -> tuple[dict[Part, T], dict[Part, ReplayRingError]]:
+        """Asks all shards; see `answers_of`."""
         return answers_of(self._parts, ask, self._patience(f"{what} {self.name!r}", timeout))
 
     def _patience(self, what: str, timeout: float | None) -> Patience:

@@ -99,7 +99,7 @@ class ShardedClient:
 
         Raises:
             InvalidRequestError, AlreadyExistsError, LimitExceededError: as there; the message names
-                the shard. The others may have created it.
+                the shard. The others may have created it. Or two names are of one server.
             ServerUnavailableError: no shard could be reached.
         """
         check_name(name, "buffer name")
@@ -226,13 +226,15 @@ class ShardedClient:
                 ", ".join(away),
             )
         places = {shard.number: buffer._place for shard, buffer in opened.items()}
+        known = {self.shards[number]: place.buffer_id for number, place in places.items() if place}
+        infos.check_distinct(creation.name, known)
         return ShardedBuffer(self, creation, places)
 
     def _sum(self, name: str, parts: Mapping[str, BufferInfo], asked: Sequence[str]) -> BufferInfo:
         share = infos.agreed(name, {shard: info.spec for shard, info in parts.items()})
-        lacking = [shard for shard in asked if shard not in parts]
+        without = {one: NotFoundError("not listed") for one in asked if one not in parts}
         spec = infos.whole_of(share, len(self._shards))
-        return infos.total(self.shards, spec, parts, lacking)
+        return infos.total(self.shards, spec, parts, without)
 
     def _patience(self, what: str, timeout: float | None) -> Patience:
         return self._shards[0].client._caller.patience(what, timeout)

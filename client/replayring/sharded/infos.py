@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from replayring_proto.errors import InvalidSpecError
+from replayring_proto.errors import (
+    InvalidRequestError,
+    InvalidSpecError,
+    NotFoundError,
+    ReplayRingError,
+)
 from replayring_proto.messages import BufferInfo
 from replayring_proto.spec import BufferSpec
 
@@ -24,9 +29,9 @@ class ShardedBufferInfo(BufferInfo):
     empty, and `same_host` says whether all of them are read from their files.
 
     Attributes:
-        shards: what each shard says, by name; None for one that could not be reached, or that has
-            no such buffer.
-        missing: for each of those, which of the two it is, in words.
+        shards: what each shard says, by name; None for one that could not be reached, has no such
+            buffer, or does not give it.
+        missing: for each of those, which it is, in words.
     """
 
     shards: Mapping[str, BufferInfo | None]
@@ -37,7 +42,7 @@ def total(
     names: Sequence[str],
     spec: BufferSpec,
     parts: Mapping[str, BufferInfo],
-    lacking: Collection[str] = (),
+    without: Mapping[str, ReplayRingError] = {},
 ) -> BufferInfo:
     """Returns what shards say together.
 
@@ -45,8 +50,12 @@ def total(
         names: all shards.
         spec: of the buffer, over all of them.
         parts: what those say that have it, at least one.
-        lacking: those that could be reached and do not.
+        without: those that could be reached and do not, and what they said.
+
+    Raises:
+        InvalidRequestError: two of those that have it are one and the same.
     """
+    check_distinct(next(iter(parts.values())).name, {s: i.buffer_id for s, i in parts.items()})
     infos = list(parts.values())
     return ShardedBufferInfo(
         name=infos[0].name,
@@ -61,10 +70,35 @@ def total(
         path="",
         same_host=all(info.same_host for info in infos),
         shards={name: parts.get(name) for name in names},
-        missing={
-            name: _LACKING if name in lacking else _AWAY for name in names if name not in parts
-        },
+        missing={name: _why(without.get(name)) for name in names if name not in parts},
     )
+
+
+def _why(failure: ReplayRingError | None) -> str:
+    if failure is None:
+        return _AWAY
+    return _LACKING if isinstance(failure, NotFoundError) else f"it does not give it: {failure}"
+
+
+def check_distinct(name: str, ids: Mapping[str, str]) -> None:
+    """Checks that no two shards have the very same buffer, whose frames would count twice.
+
+    Args:
+        name: the buffer's name.
+        ids: its identity at each shard, by the shard's name.
+
+    Raises:
+        InvalidRequestError: two do.
+    """
+    shards: dict[str, str] = {}
+    for shard, buffer_id in ids.items():
+        other = shards.setdefault(buffer_id, shard)
+        if other != shard:
+            raise InvalidRequestError(
+                f"buffer {name!r} is one and the same at {other} and at {shard}: these are two "
+                "names of one server, or one serves a copy of the other's files. Name each server "
+                "once; a snapshot that is restored is a buffer of its own, a copy is not"
+            )
 
 
 def share_of(spec: BufferSpec, shards: int) -> BufferSpec:

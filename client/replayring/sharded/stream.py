@@ -92,7 +92,7 @@ class ShardedStream(BatchStream):
         """How fresh the last batch returned is: frames ever added, as it shows the shards.
 
         Of each shard it counts the oldest frames that may be in the batch. Like `info`, it leaves
-        out shards that cannot be reached, or lack the buffer.
+        out shards that cannot be reached, or do not give the buffer.
         """
         return self._next_index
 
@@ -197,7 +197,7 @@ class ShardedStream(BatchStream):
 
     def _sum(self, shown: Mapping[int, int]) -> int:
         """Returns the sum over shards that `info` would count if it were asked now."""
-        having = [part.shard for part in self._parts if not part.lacking]
+        having = [part.shard for part in self._parts if part.counts]
         present = [shard for shard in having if not shard.lost] or having
         return sum(shown.get(shard.number, 0) for shard in present)
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 
+from replayring_proto import argument_types
 from replayring_proto.errors import ReplayRingError
 from replayring_server.inspection import describe
 
@@ -14,7 +15,9 @@ HELP = "say what is in a data directory"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's arguments."""
-    parser.add_argument("directory", metavar="DIR", help="a server's data directory")
+    parser.add_argument(
+        "directory", metavar="DIR", type=argument_types.folder, help="a server's data directory"
+    )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
 
 

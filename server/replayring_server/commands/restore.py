@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 
+from replayring_proto import argument_types
 from replayring_proto.errors import ReplayRingError
 from replayring_server.descriptors import raise_descriptor_limit
 from replayring_server.snapshots import restore
@@ -17,9 +18,17 @@ HELP = "make buffers of a snapshot"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's arguments."""
     parser.add_argument(
-        "source", metavar="SOURCE", help="a snapshot: a folder, or a URL such as s3://bucket/folder"
+        "source",
+        metavar="SOURCE",
+        type=argument_types.folder,
+        help="a snapshot: a folder, or a URL such as s3://bucket/folder",
     )
-    parser.add_argument("directory", metavar="DIR", help="a data directory that no server has")
+    parser.add_argument(
+        "directory",
+        metavar="DIR",
+        type=argument_types.folder,
+        help="a data directory that no server has",
+    )
     parser.add_argument(
         "--buffer",
         action="append",

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 
+from replayring_proto import argument_types
 from replayring_proto.errors import ReplayRingError
 from replayring_server.descriptors import raise_descriptor_limit
 from replayring_server.snapshots import snapshot
@@ -16,10 +17,13 @@ HELP = "copy live buffers to a folder or an object store"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's arguments."""
-    parser.add_argument("directory", metavar="DIR", help="a server's data directory")
+    parser.add_argument(
+        "directory", metavar="DIR", type=argument_types.folder, help="a server's data directory"
+    )
     parser.add_argument(
         "destination",
         metavar="DESTINATION",
+        type=argument_types.folder,
         help="a folder, or a URL such as s3://bucket/folder; done again, what is new is copied",
     )
     parser.add_argument(
@@ -40,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the outcome; returns 0, 1 if something could not be taken, 2 if nothing could."""
+    """Prints the outcome; returns 0, 1 if something could not be done, 2 if nothing was taken."""
     raise_descriptor_limit()
     try:
         taken = snapshot(
@@ -55,4 +59,4 @@ def run(arguments: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 2
     print(json.dumps(taken.as_json(), indent=2) if arguments.json else "\n".join(taken.lines()))
-    return 1 if taken.failed else 0
+    return 1 if taken.failed or taken.unpruned else 0

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 
+from replayring_proto import argument_types
 from replayring_proto.errors import ReplayRingError
 from replayring_server.inspection import verify
 
@@ -14,7 +15,9 @@ HELP = "check a data directory offline"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's arguments."""
-    parser.add_argument("directory", metavar="DIR", help="a server's data directory")
+    parser.add_argument(
+        "directory", metavar="DIR", type=argument_types.folder, help="a server's data directory"
+    )
     parser.add_argument(
         "--quick",
         action="store_true",

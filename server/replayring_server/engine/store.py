@@ -303,6 +303,10 @@ def _make_data_dir(data_dir: Path) -> Path:
         os.listdir(resolved)
     except OSError as error:
         raise StorageError(f"cannot use {data_dir} as data directory: {error}") from None
+    if (resolved / layout.META).is_file():  # a folder is a buffer that is called so
+        raise StorageError(
+            f"{resolved} is one buffer; name the data directory, which is {resolved.parent}"
+        )
     return resolved
 
 

@@ -6,6 +6,7 @@ Owns its form and its checks. What it says is trusted only when it fits together
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +28,11 @@ _LAST_VERSION = (1 << 63) - 1
 
 BUFFERS = "buffers"
 PARAMETERS = "parameters"
+
+_RECORDS = re.compile(r"records-[0-9a-f]{32}")
+_PARAMETERS = re.compile(r".+-\d+-[0-9a-f]{32}")
+# What a file is called until it is whole: see `engine.files.write_whole`.
+_HALF = re.compile(r"\.(.+)\.part")
 
 
 @dataclass(frozen=True)
@@ -212,6 +218,15 @@ class Manifest:
             raise StorageError(
                 f"{where} describes no valid snapshot ({error}); restore another one"
             ) from None
+
+
+def is_file_of(folder: str, name: str) -> bool:
+    """Whether a snapshot gives such a name to a file in such a folder, be it whole or half."""
+    if half := _HALF.fullmatch(name):
+        name = half[1]
+    if folder == PARAMETERS:
+        return _PARAMETERS.fullmatch(name) is not None
+    return Part.parse(name) is not None or _RECORDS.fullmatch(name) is not None
 
 
 def _count(value: Any, most: int = _MOST) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +30,8 @@ from replayring_server.engine.store import is_data_dir
 from replayring_server.extras import needs_extra
 
 Bytes = npt.NDArray[np.uint8]
+
+_HALF_URL = re.compile(r"[a-z][a-z0-9+.-]+:/(?!/)")
 
 
 class Place(Protocol):
@@ -56,7 +59,11 @@ class Place(Protocol):
         """Returns the names of the folders in a folder."""
 
     def remove(self, name: str) -> None:
-        """Removes a file."""
+        """Removes a file.
+
+        Raises:
+            StorageError: it cannot be removed.
+        """
 
 
 @contextlib.contextmanager
@@ -69,8 +76,8 @@ def place_to_write(where: str, outside: Path) -> Iterator[Place]:
 
     Raises:
         DirectoryLockedError: another snapshot is being written there.
-        InvalidRequestError: it lies in `outside`, is a server's data directory, or a URL of no kind
-            that can be used.
+        InvalidRequestError: it lies in `outside`, is a server's data directory, a URL of no kind
+            that can be used, or neither path nor URL.
         StorageError: it cannot be used.
     """
     folder = _folder_of(where)
@@ -103,8 +110,9 @@ def place_to_read(where: str) -> Place:
     """Opens a source.
 
     Raises:
-        InvalidRequestError: the URL is of no kind that can be used.
+        InvalidRequestError: the URL is of no kind that can be used, or is none.
         NotFoundError: there is no such folder.
+        StorageError: the store does not let itself be opened.
     """
     folder = _folder_of(where)
     if folder is None:
@@ -115,9 +123,25 @@ def place_to_read(where: str) -> Place:
 
 
 def _folder_of(where: str) -> Path | None:
-    """Returns the folder that a path or a file:// URL names, or None for other URLs."""
-    if where.startswith("file://"):
-        return Path(unquote(urlsplit(where).path))
+    """Returns the folder that a path or a file:// URL names, or None for other URLs.
+
+    Raises:
+        InvalidRequestError: it is neither: what it was meant for would lie elsewhere.
+    """
+    if where.startswith("file:"):
+        found = urlsplit(where)
+        named = where.startswith("file:/") and found.path.strip("/")
+        if not named or found.netloc not in ("", "localhost") or found.query or found.fragment:
+            raise InvalidRequestError(
+                f"{where} names no folder of this machine; file:///FOLDER does, with FOLDER from "
+                "the root on. Or give the path itself"
+            )
+        return Path(unquote(found.path))
+    if _HALF_URL.match(where):
+        raise InvalidRequestError(
+            f"{where} is neither a URL, which has '://', nor a path; if it is a path, give "
+            f"./{where}"
+        )
     return None if "://" in where else Path(where)
 
 
@@ -180,7 +204,11 @@ class FolderPlace:
 
     def remove(self, name: str) -> None:
         """See `Place`."""
-        (self._root / name).unlink(missing_ok=True)
+        path = self._root / name
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot remove {path}: {error.strerror}") from None
 
 
 def _drop_from_memory(path: Path) -> None:
@@ -203,7 +231,9 @@ class RemotePlace:
         """Opens it.
 
         Raises:
-            InvalidRequestError: fsspec, or what it needs for such URLs, is not installed.
+            InvalidRequestError: fsspec, or what it needs for such URLs, is not installed; or the
+                URL has characters of patterns.
+            StorageError: the store does not let itself be opened.
         """
         try:
             core = importlib.import_module("fsspec.core")
@@ -213,8 +243,14 @@ class RemotePlace:
             found: tuple[Any, str] = core.url_to_fs(url)
         except (ImportError, ValueError) as error:
             raise InvalidRequestError(f"{url} cannot be used: {error}") from None
+        except Exception as error:  # some connect at once, and each kind has errors of its own
+            raise StorageError(f"cannot open {url}: {error!r:.300}") from error
         self._url = url
         self._system, self._root = found[0], found[1].rstrip("/")
+        if not {"*", "?", "["}.isdisjoint(self._root):  # the manifest would be moved elsewhere
+            raise InvalidRequestError(
+                f"{url} cannot be used: fsspec takes '*', '?' and '[' for patterns; use other names"
+            )
 
     def __str__(self) -> str:
         return self._url
@@ -255,8 +291,15 @@ class RemotePlace:
             if "/" in name:
                 self._system.pipe_file(path, bytes(content))
             else:
-                self._system.pipe_file(f"{path}.part", bytes(content))
-                self._system.mv(f"{path}.part", path)
+                self._move_into_place(path, bytes(content))
+
+    def _move_into_place(self, path: str, content: bytes) -> None:
+        self._system.pipe_file(f"{path}.part", content)
+        try:
+            self._system.mv(f"{path}.part", path)
+        except Exception:  # most copy, then remove; some stores let nothing be removed
+            if self._system.cat_file(path) != content:
+                raise
 
     def remove(self, name: str) -> None:
         """See `Place`."""

@@ -63,6 +63,7 @@ class Taken:
         gone: names that the data directory has no more; what the destination had of them stays.
         failed: why others could not be taken, by what they are.
         pruned: files removed.
+        unpruned: why others that are not needed could not be removed, if they could not.
     """
 
     destination: str
@@ -71,6 +72,7 @@ class Taken:
     gone: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     pruned: int = 0
+    unpruned: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Returns all of it as JSON's kinds of values."""
@@ -98,6 +100,8 @@ class Taken:
             yield f"{what} was NOT taken, its last snapshot stays: {why}"
         if self.pruned:
             yield f"removed {self.pruned:,} files that the snapshot does not need"
+        if self.unpruned:
+            yield f"files that the snapshot does not need could not be removed: {self.unpruned}"
 
 
 def snapshot(
@@ -163,7 +167,10 @@ class _Taking:
             self._let_go(found, [path.name for path in paths])
         self._write()
         if prune:
-            self._prune()
+            try:
+                self._prune()
+            except StorageError as error:  # it is taken all the same
+                self._taken.unpruned = str(error)
         return self._taken
 
     def _before(self) -> Manifest:
@@ -240,7 +247,7 @@ class _Taking:
             self._manifest, self._written = changed, True
 
     def _prune(self) -> None:
-        """Removes files that the manifest does not need."""
+        """Removes a snapshot's files that the manifest does not need, and nobody else's."""
         needed = {name for name, _ in self._manifest.files()}
         folders = [manifests.PARAMETERS]
         folders += [
@@ -248,7 +255,7 @@ class _Taking:
         ]
         for folder in folders:
             for name in self._place.sizes(folder):
-                if f"{folder}/{name}" not in needed:
+                if manifests.is_file_of(folder, name) and f"{folder}/{name}" not in needed:
                     self._place.remove(f"{folder}/{name}")
                     self._taken.pruned += 1
 

@@ -35,7 +35,8 @@ class Kind(Enum):
     """How a metric's values behave."""
 
     GAUGE = "a number that goes up and down"
-    COUNTER = "a number that only grows, but for restarts"
+    COUNTER = "a number that only grows, from 0 when the server starts"
+    TOTAL = "a number that only grows, over restarts too"
     HISTOGRAM = "`Durations` that only grow"
     DISTRIBUTION = "`Durations` of what there is at this moment"
 
@@ -171,13 +172,13 @@ _BUFFER: _Metrics[BufferStatus] = (
     ),
     _Metric(
         "buffer_frames_added",
-        Kind.COUNTER,
+        Kind.TOTAL,
         "Frames ever added; a restart of the server does not set it back.",
         lambda b: b.next_index,
     ),
     _Metric(
         "buffer_episodes_added",
-        Kind.COUNTER,
+        Kind.TOTAL,
         "Episodes ever added; a restart of the server does not set it back.",
         lambda b: b.next_episode_index,
     ),

@@ -14,6 +14,7 @@ import math
 import os
 import threading
 import time
+import uuid
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Any
@@ -55,6 +56,10 @@ _INTERVAL_MS = 60_000.0
 _UNITS = {"seconds": "s", "bytes": "By", "ratio": "1"}
 _UNKNOWN: Any = None  # OTLP's exporter then leaves a field out, which the SDK's types do not know
 
+# OTLP's for a start that nobody knows. With this process's own, all that was counted before it
+# would be taken for what has happened since.
+_LONG_AGO_NS = 0
+
 # Codes that are the server's fault, as OpenTelemetry's conventions for gRPC have it.
 _FAULTS = {
     grpc.StatusCode.UNKNOWN,
@@ -87,7 +92,11 @@ class OpenTelemetry:
             spans = OTLPSpanExporter()
         if metrics is None and _wanted("OTEL_METRICS_EXPORTER"):
             metrics = OTLPMetricExporter()
-        own = {"service.name": "replayring", "service.version": version("replayring")}
+        own = {
+            "service.name": "replayring",
+            "service.version": version("replayring"),
+            "service.instance.id": str(uuid.uuid4()),  # tells shards apart; older SDKs give none
+        }
         self._resource = Resource.create(own).merge(OTELResourceDetector().detect())
         self._metrics = metrics
         self._exporting: _Exporting | None = None
@@ -200,7 +209,7 @@ def metrics_data(status: ServerStatus, resource: Resource, begun_ns: int) -> Met
     Args:
         status: the status.
         resource: what it is of.
-        begun_ns: since when counters count, by the wall clock.
+        begun_ns: since when counters count that begin with the server, by the wall clock.
     """
     now_ns = time.time_ns()
     metrics = [
@@ -213,6 +222,8 @@ def metrics_data(status: ServerStatus, resource: Resource, begun_ns: int) -> Met
 
 
 def _metric(family: Family, begun_ns: int, now_ns: int) -> Metric:
+    if family.kind is Kind.TOTAL:
+        begun_ns = _LONG_AGO_NS
     numbers: list[NumberDataPoint] = []
     histograms: list[HistogramDataPoint] = []
     for labels, value in family.values:
@@ -224,7 +235,7 @@ def _metric(family: Family, begun_ns: int, now_ns: int) -> Metric:
     data: Histogram | Sum | Gauge = Gauge(numbers)
     if family.kind is Kind.HISTOGRAM:
         data = Histogram(histograms, _CUMULATIVE)
-    elif family.kind is Kind.COUNTER:
+    elif family.kind in (Kind.COUNTER, Kind.TOTAL):
         data = Sum(numbers, _CUMULATIVE, is_monotonic=True)
     unit = _UNITS.get(family.name.rpartition("_")[2], "")
     return Metric(family.name, family.help, unit, data)
