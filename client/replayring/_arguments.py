@@ -83,6 +83,20 @@ def as_buffer(value: Any) -> Any:
     return value
 
 
+def as_dataset(value: Any, what: str) -> Any:
+    """Returns the map-style dataset that a caller gave.
+
+    Raises:
+        InvalidRequestError: it has no length, as the buffer of one, say.
+    """
+    if not hasattr(value, "__len__"):
+        raise InvalidRequestError(
+            f"{what} is {value!r:.60}, which has no length; give a map-style dataset: of a buffer, "
+            "replayring.RemoteDataset(buffer)"
+        )
+    return value
+
+
 def whole_numbers(values: Indices, what: str) -> list[int]:
     """Returns integers that fit 64 bits, at least one."""
     array = np.asarray(values)

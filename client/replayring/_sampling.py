@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from replayring._arguments import whole
 from replayring._background import Background
@@ -111,11 +111,12 @@ class Sampling:
 
     def waiting(self, held: str) -> str:
         """Says what is waited for, where the buffer holds so many frames."""
+        drop = self.query.drop_n_last_frames
+        longer = f", with an episode longer than drop_n_last_frames={drop}" if drop else ""
         return (
             f"buffer {self.buffer!r} holds {held} frames, and a batch of "
-            f"{self.query.batch_size:,} waits for {max(self.min_frames, 1):,} (min_frames), with "
-            f"an episode longer than drop_n_last_frames={self.query.drop_n_last_frames}: add "
-            "episodes, ask for fewer, or raise timeout"
+            f"{self.query.batch_size:,} waits for {max(self.min_frames, 1):,} (min_frames)"
+            f"{longer}: add episodes, ask for fewer, or raise timeout"
         )
 
 
@@ -219,6 +220,12 @@ class SampleStream(Iterator[Arrays]):
     _next_index: int | None = None
     # Whether batches are made by a thread of its own, and not when they are asked for.
     _in_background = False
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a stream of batches belongs to the process that made it; send the buffer there, or a "
+            "BatchDataset, and begin one there"
+        )
 
     def __enter__(self) -> SampleStream:
         return self
