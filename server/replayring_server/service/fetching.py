@@ -144,7 +144,11 @@ async def read_column(store: Store, workers: Workers, call: Call) -> None:
         raise InvalidRequestError(f"ReadColumn needs at least one key, each once; received {keys}")
     layout, pieces = await steadily(workers, buffer, partial(buffer.reader.read_columns, keys), 0)
     check_limit(
-        layout.nbytes, store.limits.max_column_bytes, "bytes of these columns", "read fewer at once"
+        layout.nbytes,
+        store.limits.max_column_bytes,
+        "bytes of these columns",
+        "read fewer at once",
+        "max_column_bytes",
     )
     await call.write(encode_header(layout.header()))
     while (piece := await workers.run(Lane.READ, partial(next, pieces, None))) is not None:
