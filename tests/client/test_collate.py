@@ -85,6 +85,13 @@ def test_anything_else_is_collated_as_ever(batch: list[Any]) -> None:
     assert equal(collate(batch), default_collate(batch))
 
 
+def test_what_is_a_batch_already_stays_as_it_is() -> None:
+    """As a `DataLoader` with `batch_size=None` hands it over."""
+    batch = {"x": torch.arange(3), "task": ["a", "b", "c"]}
+    assert collate(batch) == batch
+    assert collate({"x": np.arange(3)})["x"].tolist() == [0, 1, 2]
+
+
 def mixed(*parts: Any, order: list[int]) -> MixedBatch:
     """Parts whose concatenation, in this order, is the batch."""
     ends = np.cumsum([len(part) for part in parts])
