@@ -47,8 +47,8 @@ def to_tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> Item:
     return tensors
 
 
-class Row(dict[str, Tensor]):
-    """One item of a `FetchedBatch`: a dict whose type tells `default_collate` where it is from."""
+class Row(dict[str, Any]):
+    """One item of the batches here: a dict whose type tells `default_collate` where it is from."""
 
 
 class FetchedBatch(Sequence[Item]):
@@ -137,7 +137,7 @@ class MixedBatch(Sequence[Any]):
             items: list[Any] = [None] * len(self)
             for part, places in zip(self.parts, self.places, strict=True):
                 for item, place in zip(part, places.tolist(), strict=True):
-                    items[place] = item
+                    items[place] = Row(item) if type(item) is dict else item
             self._items = items
         return self._items
 
@@ -170,7 +170,8 @@ def collate(batch: Any) -> Any:
 
 def _collate_rows(batch: Sequence[Item], **_: Any) -> Any:
     """What `default_collate` does with rows: a `DataLoader` may be given no collate function."""
-    return collate(batch if isinstance(batch, FetchedBatch) else list(map(dict, batch)))
+    whole = isinstance(batch, (FetchedBatch, MixedBatch))
+    return collate(batch if whole else list(map(dict, batch)))
 
 
 default_collate_fn_map[Row] = _collate_rows

@@ -136,6 +136,14 @@ def test_keys_that_all_parts_have_are_kept() -> None:
     assert collate(batch)["number"].tolist() == [0, 7, 1]
 
 
+@pytest.mark.parametrize("order", [[1, 0, 2], [0, 1, 2]])
+def test_default_collate_joins_parts_as_well(order: list[int]) -> None:
+    """A `DataLoader` over a `ConcatDataset` that was given no collate function."""
+    items = [{"task": "push", "number": torch.tensor(7), "pair": torch.tensor([7.0, 7.0])}]
+    batch = mixed(items, fetched(0, 2, reward=torch.ones(2)), order=order)
+    assert equal(default_collate(batch), collate(batch))
+
+
 def test_values_that_are_no_tensors() -> None:
     items = [{"task": "push", "n": {"a": 1}}, {"task": "pull", "n": {"a": 2}}]
     batch = mixed(items, [{"task": "lift", "n": {"a": 3}}], order=[2, 0, 1])
