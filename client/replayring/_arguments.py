@@ -83,15 +83,31 @@ def as_buffer(value: Any) -> Any:
     return value
 
 
+def as_dataset(value: Any, what: str) -> Any:
+    """Returns the map-style dataset that a caller gave.
+
+    Raises:
+        InvalidRequestError: it has no length, as the buffer of one, say.
+    """
+    if not hasattr(value, "__len__"):
+        raise InvalidRequestError(
+            f"{what} is {value!r:.60}, which has no length; give a map-style dataset: of a buffer, "
+            "replayring.RemoteDataset(buffer)"
+        )
+    return value
+
+
 def whole_numbers(values: Indices, what: str) -> list[int]:
     """Returns integers that fit 64 bits, at least one."""
     array = np.asarray(values)
     flat = array.ndim == 1 and array.dtype.kind in "iu"
     numbers: list[int] = array.tolist() if flat else _large_integers(values)
     if not numbers:
+        received = f"an array of shape {array.shape} and dtype {array.dtype}"
+        if not array.ndim or not array.size:
+            received = f"{values!r:.60}"
         raise InvalidRequestError(
-            f"{what} must be a sequence of at least one integer, received an array of shape "
-            f"{array.shape} and dtype {array.dtype}"
+            f"{what} must be a sequence of at least one integer, received {received}"
         )
     if max(numbers) > _INT64.max or min(numbers) < _INT64.min:
         beyond = next(one for one in numbers if not _INT64.min <= one <= _INT64.max)

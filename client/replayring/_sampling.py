@@ -108,11 +108,12 @@ class Sampling:
 
     def waiting(self, held: str) -> str:
         """Says what is waited for, where the buffer holds so many frames."""
+        drop = self.query.drop_n_last_frames
+        longer = f", with an episode longer than drop_n_last_frames={drop}" if drop else ""
         return (
             f"buffer {self.buffer!r} holds {held} frames, and a batch of "
-            f"{self.query.batch_size:,} waits for {max(self.min_frames, 1):,} (min_frames), with "
-            f"an episode longer than drop_n_last_frames={self.query.drop_n_last_frames}: add "
-            "episodes, ask for fewer, or raise timeout"
+            f"{self.query.batch_size:,} waits for {max(self.min_frames, 1):,} (min_frames)"
+            f"{longer}: add episodes, ask for fewer, or raise timeout"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from replayring._batch import Batch
 from replayring._replies import Arrays
@@ -67,6 +67,12 @@ class BatchStream(SampleStream):
     _next_index: int | None = None
     # Whether batches are made by a thread of its own, and not when they are asked for.
     _in_background = False
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a stream of batches belongs to the process that made it; send the buffer there, or a "
+            "BatchDataset, and begin one there"
+        )
 
     def __next__(self) -> Arrays:
         batch = self._draw()

@@ -96,7 +96,10 @@ class Buffer:
 
         Args:
             data: an array, tensor or nested sequence of shape (T, *column shape) for every declared
-                column. `timestamp` (T, float64 seconds) and `frame_index` may be added.
+                column, of a dtype that casts to the column's without changing kind. `frame_index`
+                (T, int64), else 0 to T - 1, and `timestamp` (T, float64 seconds), else
+                `frame_index / fps`, may be added. Windows in seconds need timestamps that keep to
+                fps: a gap wider than twice their `tolerance_s` ends in `ToleranceError`.
             timeout: seconds for all of it, retries included; None for the client's own.
 
         Raises:
@@ -204,8 +207,9 @@ class Buffer:
 
         Args:
             batch_size: frames to draw.
-            delta_timestamps: windows in seconds: for each key the offsets.
-            delta_indices: windows in frames: for each key the offsets.
+            delta_timestamps: windows in seconds: for each key the offsets, as `{"state": [-0.1,
+                0]}`. The buffer needs fps for them.
+            delta_indices: windows in frames: for each key the offsets, as `{"state": [-1, 0]}`.
             drop_n_last_frames: frames at the end of each episode that are not drawn.
             keys: columns wanted besides the preset and the windowed ones; None for all.
             tolerance_s: how far off a frame of a window in seconds may be; None for the spec's own.
@@ -214,9 +218,11 @@ class Buffer:
             timeout: seconds to wait, retries included; None for the client's own.
 
         Returns:
-            For each column an array of shape (batch_size, *column shape). A windowed one has shape
-            (batch_size, offsets, *column shape) and comes with a bool `<key>_is_pad` of shape
-            (batch_size, offsets).
+            For each column an array of its dtype and of shape (batch_size, *column shape). A
+            windowed one has shape (batch_size, offsets, *column shape) and comes with a bool
+            `<key>_is_pad` of shape (batch_size, offsets), true where the episode has no such frame
+            and its nearest stands instead. `index`, `episode_index` and `frame_index` are int64,
+            `timestamp` is float64 seconds.
 
         Raises:
             InvalidRequestError: an argument does not fit the spec; nothing was sent.
@@ -346,6 +352,9 @@ class Buffer:
         Args:
             keys: columns, preset ones included; at least one.
             timeout: seconds, retries included; None for the client's own.
+
+        Returns:
+            For each key an array of shape (frames, *column shape).
 
         Raises:
             InvalidSpecError: there is no such column.

@@ -203,7 +203,12 @@ class Client:
         return parameters.publish(self._caller, name, tensors, timeout)
 
     def latest(self, name: str, *, after: int = 0, timeout: float | None = None) -> Parameters:
-        """Returns the newest version.
+        """Returns the newest version, without waiting for one.
+
+        Args:
+            name: what it was published under.
+            after: the version that is already known; 0 for none.
+            timeout: seconds, retries included; None for the client's own.
 
         Raises:
             NotFoundError: there is none above `after`.

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import default_collate, default_convert
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from replayring._handover import WholeBatch, hand_over
@@ -47,8 +47,8 @@ def to_tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> Item:
     return tensors
 
 
-class Row(dict[str, Tensor]):
-    """One item of a `FetchedBatch`: a dict whose type tells `default_collate` where it is from."""
+class Row(dict[str, Any]):
+    """One item of the batches here: a dict whose type tells `default_collate` where it is from."""
 
 
 class FetchedBatch(Sequence[Item]):
@@ -137,7 +137,7 @@ class MixedBatch(Sequence[Any]):
             items: list[Any] = [None] * len(self)
             for part, places in zip(self.parts, self.places, strict=True):
                 for item, place in zip(part, places.tolist(), strict=True):
-                    items[place] = item
+                    items[place] = Row(item) if type(item) is dict else item
             self._items = items
         return self._items
 
@@ -147,12 +147,14 @@ def collate(batch: Any) -> Any:
 
     A batch from a `RemoteDataset` is returned as it arrived, as a dict of tensors with the batch as
     first axis: nothing is copied. A batch from a `ConcatDataset` is joined from the parts that its
-    members gave, back in the order that was asked for. Anything else goes to torch's
+    members gave, back in the order that was asked for. What is one item or batch already, as with
+    `batch_size=None`, goes to torch's `default_convert`, and anything else to its
     `default_collate`, whose results these equal.
 
     Members may differ in their keys (an offline dataset has a `task`, say, that a buffer has not).
     A batch of items from several members keeps the keys that all of them have, as LeRobot's
-    `MultiLeRobotDataset` does. Dtypes that differ are promoted by torch's rules.
+    `MultiLeRobotDataset` does. Dtypes that differ are promoted by torch's rules: images of uint8
+    become floats beside images of floats, from 0 to 255 as they were.
 
     Raises:
         ValueError: a key has different shapes in two members, or they have no key in common.
@@ -161,12 +163,15 @@ def collate(batch: Any) -> Any:
         return hand_over(batch.collated())
     if isinstance(batch, MixedBatch):
         return _join(batch)
+    if isinstance(batch, Mapping):
+        return default_convert(batch)  # type: ignore[no-untyped-call]  # torch has no types here
     return default_collate(batch)
 
 
 def _collate_rows(batch: Sequence[Item], **_: Any) -> Any:
     """What `default_collate` does with rows: a `DataLoader` may be given no collate function."""
-    return collate(batch if isinstance(batch, FetchedBatch) else list(map(dict, batch)))
+    whole = isinstance(batch, (FetchedBatch, MixedBatch))
+    return collate(batch if whole else list(map(dict, batch)))
 
 
 default_collate_fn_map[Row] = _collate_rows

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset
 
+from replayring._arguments import as_dataset
 from replayring.collation import MixedBatch
 from replayring.dataset import Positions, RemoteDataset, as_positions
 from replayring_proto.errors import FrameNotFoundError, InvalidRequestError
@@ -36,7 +37,7 @@ class ConcatDataset(Dataset[Any]):  # not torch's class: its lengths are plain a
         """Joins map-style datasets.
 
         Raises:
-            ValueError: there are none, or one is an `IterableDataset`.
+            ValueError: there are none, or one is an `IterableDataset` or has no length.
         """
         self.datasets = list(datasets)
         if not self.datasets:
@@ -47,6 +48,7 @@ class ConcatDataset(Dataset[Any]):  # not torch's class: its lengths are plain a
                     f"{type(dataset).__name__} is an IterableDataset, which has no positions; "
                     "use torch.utils.data.ChainDataset for those"
                 )
+            as_dataset(dataset, "a member of a ConcatDataset")
 
     @property
     def cumulative_sizes(self) -> list[int]:

@@ -253,12 +253,16 @@ class RemoteDataset(Dataset[Item]):
             A dict of tensors, in the order of `indices`, with the batch as first axis.
 
         Raises:
+            TypeError: they are no sequence of integers.
             IndexError: a frame was overwritten, or is yet to come; the message names it.
             AssertionError: as for one item.
         """
         # As a list, since torch makes no integer of an element that int64 does not hold.
         listed = indices.tolist() if isinstance(indices, Tensor) else indices
-        wanted = [operator.index(index) for index in listed]
+        try:
+            wanted = [operator.index(index) for index in listed]
+        except TypeError as error:
+            raise TypeError(f"{error}: by_index takes a list of values of `index`") from None
         return to_tensors(self._fetch(indices=wanted))
 
     def __iter__(self) -> Iterator[Item]:

@@ -6,7 +6,6 @@ forms that LeRobot's datasets and ring buffers have.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from replayring._arguments import share
+from replayring._arguments import as_dataset, share, whole
 from replayring_proto.arrays import as_array
 from replayring_proto.errors import InvalidRequestError
 from replayring_proto.spec import EPISODE_INDEX, INDEX
@@ -58,18 +57,18 @@ def compute_sampler_weights(
 
     Raises:
         ValueError: only one of `online_dataset` and `online_sampling_ratio` is given, the ratio is
-            outside [0, 1], a number of frames to drop is negative, a dataset tells of no episodes,
-            or there is nothing left to draw.
+            outside [0, 1], a number of frames to drop is none or negative, a dataset has no length
+            or tells of no episodes, or there is nothing left to draw.
     """
-    drop_offline = _drop(offline_drop_n_last_frames, "offline_drop_n_last_frames")
-    drop_online = _drop(online_drop_n_last_frames, "online_drop_n_last_frames")
+    drop_offline = whole(offline_drop_n_last_frames, "offline_drop_n_last_frames", 0)
+    drop_online = whole(online_drop_n_last_frames, "online_drop_n_last_frames", 0)
     if (online_dataset is None) != (online_sampling_ratio is None):
         raise InvalidRequestError("give both online_dataset and online_sampling_ratio, or neither")
     ratio = share(0.0 if online_sampling_ratio is None else online_sampling_ratio)
-    offline = _eligible(offline_dataset, drop_offline)
+    offline = _eligible(as_dataset(offline_dataset, "offline_dataset"), drop_offline)
     online = np.zeros(0, np.bool_)
     if online_dataset is not None:
-        online = _eligible(online_dataset, drop_online)
+        online = _eligible(as_dataset(online_dataset, "online_dataset"), drop_online)
     return torch.from_numpy(_weigh(offline, online, ratio))
 
 
@@ -88,13 +87,6 @@ def _weigh(offline: Mask, online: Mask, ratio: float) -> npt.NDArray[np.float32]
     return np.concatenate(
         [np.where(offline, offline_weight, zero), np.where(online, online_weight, zero)]
     )
-
-
-def _drop(value: int, name: str) -> int:
-    drop = operator.index(value)
-    if drop < 0:
-        raise InvalidRequestError(f"{name} is {drop}; it must be at least 0")
-    return drop
 
 
 def _eligible(dataset: Any, drop: int) -> Mask:

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from replayring._adding import Acknowledgement, new_writer_id
 from replayring._arguments import seconds, whole
@@ -130,6 +130,11 @@ class Writer:
         self._sender = sender
         self._relabel = relabel
         self._finalizer = weakref.finalize(self, _let_go, self._sender, self._steps)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Writer belongs to the process that made it; send the buffer there, and make one"
+        )
 
     def __enter__(self) -> Writer:
         return self

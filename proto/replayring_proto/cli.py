@@ -51,6 +51,9 @@ def run(commands: Mapping[str, str], arguments: Sequence[str]) -> int:
         subparser = subparsers.add_parser(name, help=module.HELP, description=module.__doc__)
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run, parser=subparser)
+    if not arguments:  # the usage alone would not say what there is to run
+        parser.print_help(sys.stderr)
+        parser.exit(2)
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:  # which argparse would answer with the usage that names the commands alone
         asked: argparse.ArgumentParser = parsed.parser if len(chosen) == 1 else parser

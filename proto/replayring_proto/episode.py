@@ -19,6 +19,7 @@ from replayring_proto.spec import (
     EPISODE_INDEX,
     FRAME_INDEX,
     INDEX,
+    PRESET_NAMES,
     PRESETS,
     TIMESTAMP,
     BufferSpec,
@@ -100,8 +101,9 @@ def split_episodes(spec: BufferSpec, data: Mapping[str, Any]) -> Iterator[Arrays
 
 def _check_mapping(data: Any) -> None:
     if not isinstance(data, Mapping):
+        single = "; a writer's append takes one frame at a time" if isinstance(data, list) else ""
         raise InvalidEpisodeError(
-            f"frames must be a mapping {{column: values}}, received {type(data).__name__}"
+            f"frames must be a mapping {{column: values}}, received {type(data).__name__}{single}"
         )
 
 
@@ -113,6 +115,11 @@ def _optional(declared: Mapping[str, Column], data: Mapping[str, Any]) -> dict[s
         instead = f" (it has {_names(unknown)}, which the buffer does not hold)" if unknown else ""
         raise InvalidEpisodeError(
             f"the episode lacks {_names(missing)}{instead}; every column is needed"
+        )
+    if counted := unknown & PRESET_NAMES:
+        raise InvalidEpisodeError(
+            f"the episode has {_names(counted)}, which the buffer counts itself; leave it out, or "
+            "give flat columns of whole episodes to add_data"
         )
     if unknown:
         raise InvalidEpisodeError(
@@ -143,8 +150,9 @@ def _fit(column: Column, value: Any) -> Array:
     array = values_of(column.name, value)
     if array.shape[1:] != column.shape or array.ndim == 0:
         wanted = str(("frames", *column.shape)).replace("'", "")
+        one = "; a writer's append takes one frame at a time" if array.shape == column.shape else ""
         raise InvalidEpisodeError(
-            f"column {column.name!r} has shape {array.shape}; it must be {wanted}"
+            f"column {column.name!r} has shape {array.shape}; it must be {wanted}{one}"
         )
     if array.dtype == column.dtype:
         return array
@@ -181,8 +189,13 @@ def _check_lengths(spec: BufferSpec, arrays: Arrays) -> None:
     frames, *others = {len(array) for array in arrays.values()}
     if others:
         lengths = {name: len(array) for name, array in arrays.items()}
-        raise InvalidEpisodeError(f"all columns need one equal length, received {lengths}")
-    if not 1 <= frames <= spec.capacity:
+        raise InvalidEpisodeError(
+            f"all columns need one equal length, received {lengths}; where a last observation came "
+            "without an action, give it any, and sample with drop_n_last_frames=1"
+        )
+    if not frames:
+        raise InvalidEpisodeError("the episode has no frames; it needs at least 1")
+    if frames > spec.capacity:
         raise InvalidEpisodeError(
             f"the episode has {frames:,} frames; this buffer takes 1 to {spec.capacity:,} (its "
             "capacity): split the episode, or create the buffer larger"

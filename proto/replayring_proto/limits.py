@@ -192,7 +192,18 @@ class ServerLimits:
             )
 
 
-def check_limit(received: int, limit: int, what: str, remedy: str) -> None:
-    """Raises `LimitExceededError` when `received` is above `limit`."""
+def check_limit(received: int, limit: int, what: str, remedy: str, name: str = "") -> None:
+    """Raises `LimitExceededError` when `received` is above `limit`.
+
+    Args:
+        received: how much it is.
+        limit: how much it may be.
+        what: what is counted.
+        remedy: what the caller can do.
+        name: of the limit, where it is one of `ServerLimits`, which the server's owner may raise.
+    """
     if received > limit:
-        raise LimitExceededError(f"{what}: received {received:,}, the limit is {limit:,}; {remedy}")
+        raised = f", or raise the server's {name}" if name else ""
+        raise LimitExceededError(
+            f"{what}: received {received:,}, the limit is {limit:,}; {remedy}{raised}"
+        )

@@ -188,7 +188,7 @@ class BufferSpec:
         """
         try:
             return self.by_name[name]
-        except KeyError:
+        except (KeyError, TypeError):  # the latter of what cannot be a key, a list of names say
             near = difflib.get_close_matches(str(name)[:140], self.by_name, 1)
             raise InvalidSpecError(
                 f"there is no column {str(name)[:140]!r}; "

@@ -54,6 +54,11 @@ for _cls, _code in _CODES.items():
     _BY_CODE.setdefault(_code, _cls)
 _BY_CODE[grpc.StatusCode.CANCELLED] = errors.ServerUnavailableError
 
+_ANOTHER_SERVICE = (
+    "; what listens there is another service (--health-listen is one), or an older replayring: "
+    "check the address, and the versions of both sides"
+)
+
 
 def to_status(error: ReplayRingError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
     """Returns the status code, status message and trailing metadata that stand for `error`."""
@@ -77,7 +82,8 @@ def from_status(call: Any) -> ReplayRingError:
         return _KINDS[detail.kind](detail.message)
     code = call.code()
     cls = _BY_CODE.get(code, errors.ServerError)
-    return cls(f"{code.name}: {call.details() or 'no details were given'}")
+    remedy = _ANOTHER_SERVICE if code is grpc.StatusCode.UNIMPLEMENTED else ""
+    return cls(f"{code.name}: {call.details() or 'no details were given'}{remedy}")
 
 
 def _cut(text: str, max_bytes: int) -> str:

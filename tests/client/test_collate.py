@@ -85,6 +85,13 @@ def test_anything_else_is_collated_as_ever(batch: list[Any]) -> None:
     assert equal(collate(batch), default_collate(batch))
 
 
+def test_what_is_a_batch_already_stays_as_it_is() -> None:
+    """As a `DataLoader` with `batch_size=None` hands it over."""
+    batch = {"x": torch.arange(3), "task": ["a", "b", "c"]}
+    assert collate(batch) == batch
+    assert collate({"x": np.arange(3)})["x"].tolist() == [0, 1, 2]
+
+
 def mixed(*parts: Any, order: list[int]) -> MixedBatch:
     """Parts whose concatenation, in this order, is the batch."""
     ends = np.cumsum([len(part) for part in parts])
@@ -127,6 +134,14 @@ def test_keys_that_all_parts_have_are_kept() -> None:
     batch = mixed(items, fetched(0, 2, reward=torch.ones(2)), order=[1, 0, 2])
     assert collate(batch).keys() == {"number", "pair"}
     assert collate(batch)["number"].tolist() == [0, 7, 1]
+
+
+@pytest.mark.parametrize("order", [[1, 0, 2], [0, 1, 2]])
+def test_default_collate_joins_parts_as_well(order: list[int]) -> None:
+    """A `DataLoader` over a `ConcatDataset` that was given no collate function."""
+    items = [{"task": "push", "number": torch.tensor(7), "pair": torch.tensor([7.0, 7.0])}]
+    batch = mixed(items, fetched(0, 2, reward=torch.ones(2)), order=order)
+    assert equal(default_collate(batch), collate(batch))
 
 
 def test_values_that_are_no_tensors() -> None:

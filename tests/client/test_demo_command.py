@@ -188,7 +188,10 @@ def test_numbers_are_checked(arguments: list[str], capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("role", ["actor", "learner"])
 def test_a_role_starts_only_its_processes(
-    role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    role: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pretend(monkeypatch, server="raise SystemExit(9)")
     started: list[str] = []
@@ -203,6 +206,7 @@ def test_a_role_starts_only_its_processes(
     assert command.run(arguments) == 128 + signal.SIGTERM
 
     assert started == {"actor": ["actor-0", "actor-1"], "learner": ["learner"]}[role]
+    assert f"what keeps it waiting stands in {tmp_path}/{started[0]}.log" in capsys.readouterr().out
 
 
 def test_the_learner_is_told_where_to_compute(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -64,11 +65,53 @@ SPEC = {"x": {"shape": (), "dtype": "float32"}}
             r"the step's 'state' has shape \(3,\); it must be \(2,\)",
         ),
         (lambda b: b.writer().append(None), "must be a mapping .* received NoneType"),
+        (lambda b: b.add_episode([{"state": [1, 2], "reward": 1}]), "append takes one frame at a"),
+        (
+            lambda b: b.add_episode({"state": [1, 2], "reward": 1}),
+            r"'reward' has shape \(\); it must be \(frames,\); a writer's append takes one frame",
+        ),
+        (
+            lambda b: b.add_episode({**EPISODE, "index": range(5)}),
+            "'index', which the buffer counts itself; leave it out, or .* to add_data",
+        ),
+        (
+            lambda b: b.add_episode({"state": np.zeros((6, 2)), "reward": np.zeros(5)}),
+            "received {'reward': 5, 'state': 6}; .* give it any, .* drop_n_last_frames=1",
+        ),
+        (lambda b: b.get(5), "positions must be a sequence of at least one integer, received 5$"),
+        (lambda b: b.get(indices=range(7, 7)), r"at least one integer, received range\(7, 7\)$"),
+        (lambda b: b.get([[1.5]]), r"received an array of shape \(1, 1\) and dtype float64"),
+        (lambda b: b.read_columns([["state"]]), r"no column \"\['state'\]\""),
+        (lambda b: replayring.ConcatDataset([b]), r"no length; .*RemoteDataset\(buffer\)"),
+        (replayring.compute_sampler_weights, "offline_dataset is <Buffer .*RemoteDataset"),
+        (
+            lambda b: replayring.compute_sampler_weights(replayring.RemoteDataset(b), 0, b, 0.5),
+            "online_dataset is <Buffer .*RemoteDataset",
+        ),
     ],
 )
 def test_of_a_buffer(use: Callable[[Buffer], Any], text: str, buffer: Buffer) -> None:
     with pytest.raises(replayring.InvalidRequestError, match=text):
         use(buffer)
+
+
+def test_what_belongs_to_a_process_says_what_to_send_to_another(buffer: Buffer) -> None:
+    with buffer.writer() as writer, pytest.raises(TypeError, match="send the buffer there"):
+        pickle.dumps(writer)
+    with buffer.sample_stream(4) as stream, pytest.raises(TypeError, match="a BatchDataset"):
+        pickle.dumps(stream)
+
+
+def test_a_number_where_a_list_belongs(buffer: Buffer) -> None:
+    with pytest.raises(TypeError, match="by_index takes a list of values of `index`"):
+        replayring.RemoteDataset(buffer).by_index(5)  # type: ignore[arg-type]
+
+
+def test_a_batch_that_nobody_waits_for_is_told_without_what_is_not_asked(buffer: Buffer) -> None:
+    with pytest.raises(replayring.DeadlineError, match=r"waits for 1 \(min_frames\): add"):
+        buffer.sample(4, timeout=0.05)
+    with pytest.raises(replayring.DeadlineError, match="an episode longer than drop_n_last_fra"):
+        buffer.sample(4, drop_n_last_frames=3, timeout=0.05)
 
 
 @pytest.mark.parametrize(

@@ -339,7 +339,7 @@ def test_negative_drop(make_buffer: MakeBuffer, name: str) -> None:
     arguments = {"online_dataset": online(make_buffer, 2), "online_sampling_ratio": 0.5}
     with pytest.raises(ValueError, match=name):
         compute_sampler_weights(Offline(3), **arguments, **{name: -1})
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match=f"{name} is 0.5; it must be a whole number"):
         compute_sampler_weights(Offline(3), **arguments, **{name: 0.5})
 
 

@@ -176,8 +176,9 @@ def test_variables_of_others_are_left_alone(variable: str) -> None:
     [
         ("lisen = 'h:1'", "no setting 'lisen'; did you mean listen?"),
         ("zzz = 1", "no setting 'zzz'; there are data_dir, listen, "),
-        ("max_calls = 7", "no setting 'max_calls'"),
-        ("[limit]\nmax_calls = 7", "no setting 'limit'"),
+        ("max_calls = 7", "max_calls is a limit; write it below [limits]"),
+        ("[limit]\nmax_calls = 7", "no setting 'limit'; did you mean limits?"),
+        ("[limits]\ngrace = 7", "grace is no limit; give --grace, or its key above [limits]"),
         ("[limits]\nmax_cals = 7", "no limit 'max_cals'; did you mean max_calls?"),
         ("[limits.max_calls]\nx = 7", "max_calls is {'x': 7}; it must be a number, whole"),
         ("limits = 7", "limits is a table"),
@@ -221,7 +222,8 @@ def test_file_that_is_not_there_is_refused(path: Path) -> None:
         (["--limit", "=7"], "no limit ''; there are max_buffers, "),
         (["--limit", "max_calls=2.5"], "max_calls is '2.5'; it must be a number, whole"),
         (["--limit", "max_calls=1e3"], "max_calls is '1e3'; it must be a number, whole"),
-        (["--limit", "max_calls"], "max_calls is ''"),
+        (["--limit", "max_calls"], "--limit max_calls has no value; give NAME=VALUE"),
+        (["--limit", "grace=7"], "grace is no limit; give --grace"),
         (["--limit", "stall_timeout_s=soon"], "it must be a number, not negative, in seconds"),
     ],
 )

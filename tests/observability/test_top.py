@@ -206,7 +206,10 @@ def test_it_connects_as_the_client_does(tmp_path: Path, authority: Authority, pa
         assert once(address, *options, REPLAYRING_TOKEN=READ)[0] == 0
         code, _, err = once(address, *options)
         assert code == 1
-        assert "token" in err
+        assert "without one: --token-file FILE" in err
+        code, _, err = once(address, "--json")
+        assert code == 1
+        assert "connect with --tls, or with --tls-ca FILE" in err
 
 
 @pytest.fixture

@@ -47,7 +47,16 @@ def test_help_lists_every_command(
     assert "help of part" in text
 
 
-@pytest.mark.parametrize("arguments", [[], ["unknown"], ["greet", "--what"]])
+def test_no_command_is_answered_with_those_there_are(
+    commands: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        run(commands, [])
+    assert exit_.value.code == 2
+    assert "help of greet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["unknown"], ["greet", "--what"]])
 def test_a_mistake_is_answered_with_usage(
     commands: dict[str, str], arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

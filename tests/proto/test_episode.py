@@ -70,20 +70,26 @@ def test_a_missing_column_is_named(key: str) -> None:
         check_episode(SPEC, episode(**{key: ...}))
 
 
-@pytest.mark.parametrize("key", ["task", "index", "episode_index", "_bounds", "../x", 5])
+@pytest.mark.parametrize("key", ["task", "_bounds", "../x", 5])
 def test_an_unknown_column_is_named(key: Any) -> None:
-    """`index` and `episode_index` too: the server gives them."""
     with pytest.raises(InvalidEpisodeError, match="does not hold"):
         check_episode(SPEC, {**episode(), key: np.arange(3)})
 
 
-@pytest.mark.parametrize("frames", [0, 11])
-def test_an_episode_has_1_frame_to_as_many_as_the_capacity(frames: int) -> None:
+@pytest.mark.parametrize("key", ["index", "episode_index"])
+def test_a_column_that_the_buffer_counts_is_named(key: str) -> None:
+    with pytest.raises(InvalidEpisodeError, match=f"has '{key}', which the buffer counts itself"):
+        check_episode(SPEC, {**episode(), key: np.arange(3)})
+
+
+@pytest.mark.parametrize(
+    ("frames", "text"),
+    [(0, "has no frames; it needs at least 1"), (11, "has 11 frames; this buffer takes 1 to 10")],
+)
+def test_an_episode_has_1_frame_to_as_many_as_the_capacity(frames: int, text: str) -> None:
     assert check_episode(SPEC, episode(1))
     assert check_episode(SPEC, episode(10))
-    with pytest.raises(
-        InvalidEpisodeError, match=f"has {frames} frames; this buffer takes 1 to 10"
-    ):
+    with pytest.raises(InvalidEpisodeError, match=text):
         check_episode(SPEC, episode(frames))
 
 

@@ -115,6 +115,11 @@ def test_a_bare_status_becomes_an_error_of_ours(code: StatusCode) -> None:
     assert "by a proxy" in str(error)
 
 
+def test_an_unknown_call_says_that_the_address_or_the_version_is_another() -> None:
+    error = from_status(Call(StatusCode.UNIMPLEMENTED, "Method not found!", None))
+    assert "another service (--health-listen is one), or an older replayring" in str(error)
+
+
 @pytest.mark.parametrize(
     "metadata", [(), None, detail("NewerError", "of a later version"), ((DETAIL_KEY, b"\xff\xff"),)]
 )

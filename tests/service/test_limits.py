@@ -157,7 +157,8 @@ def wire(tmp_path: Path) -> Iterator[Wire]:
 def test_limit_can_be_reached_and_not_passed(wire: Wire, limit: str) -> None:
     case = CASES[limit]
     case.fits(wire)
-    with refused("RESOURCE_EXHAUSTED", "LimitExceededError", case.words):
+    remedy = f", or raise the server's {limit}"
+    with refused("RESOURCE_EXHAUSTED", "LimitExceededError", case.words, remedy):
         case.exceeds(wire)
     case.fits(wire)
 

@@ -12,6 +12,7 @@ import pytest
 from replayring_proto.limits import CHUNK_BYTES
 from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Store
+from replayring_server.service.calls import Call
 from tests.service.frames import CAPACITY, COLUMNS, SPEC, episode, refused
 from tests.support import LocalServer, ServerProcess
 from tests.wire import Refused, Wire, arrays_of, spec_message, view_message
@@ -173,6 +174,26 @@ def overtaken(store: Store) -> None:
     """Writes until every row that a reader had begun with is another frame's."""
     for number in range(60):
         store.get("b").append({"a": np.full((10, 512, 512), number, np.uint8)})
+
+
+def test_small_columns_are_read_before_writers_are_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights of a sampler are made of columns, and a small ring turns many times a second."""
+    write = Call.write
+
+    async def write_late(call: Call, message: bytes) -> None:
+        for number in range(1, 20):
+            server.store.get("b").append({"a": np.full(10, number, np.uint8)})
+        await write(call, message)
+
+    with LocalServer(tmp_path / "data") as server, Wire(server.address) as wire:
+        wire.create("b", spec_message({"a": ("uint8", ())}, 20))
+        server.store.get("b").append({"a": np.zeros(20, np.uint8)})
+        monkeypatch.setattr(Call, "write", write_late)
+        columns = wire.columns("b", "a", "index")
+    assert columns["a"].tolist() == [0] * 20
+    assert columns["index"].tolist() == list(range(20))
 
 
 def test_column_that_writers_overtook_is_aborted(tmp_path: Path) -> None:

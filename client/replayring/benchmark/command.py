@@ -26,7 +26,11 @@ from replayring.benchmark.tasks import Task
 from replayring.benchmark.workloads import FPS, WORKLOADS, Workload
 from replayring.buffer import Buffer
 from replayring.client import Client
-from replayring.commands.connection import add_connection_arguments, connect_to_one_by
+from replayring.commands.connection import (
+    add_connection_arguments,
+    connect_to_one_by,
+    in_flags,
+)
 from replayring_proto import argument_types
 from replayring_proto.errors import NotFoundError, ReplayRingError
 
@@ -110,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except (ReplayRingError, ProcessFailedError, OSError) as error:
-        print(f"replayring bench: {error}", file=sys.stderr)
+        print(f"replayring bench: {in_flags(error)}", file=sys.stderr)
         return 1
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -10,7 +10,17 @@ from replayring.sharded import ShardedClient
 from replayring_proto.errors import InvalidRequestError
 from replayring_proto.tls_arguments import add_tls_arguments, tls_from
 
-__all__ = ["add_connection_arguments", "connect_by", "connect_to_one_by"]
+__all__ = ["add_connection_arguments", "connect_by", "connect_to_one_by", "in_flags"]
+
+_FLAGS = {
+    "connect(..., token=...) or token_file=...": "--token-file FILE",
+    "tls=TLS(ca=...)": "--tls-ca FILE",
+    "tls=TLS(cert=..., key=...)": "--tls-cert FILE --tls-key FILE",
+    "tls=TLS(server_name=...)": "--tls-server-name NAME",
+    "tls=True": "--tls",
+    "insecure=True": "--insecure",
+}
+"""What errors tell callers of `connect` to give, and the flags that stand for it here."""
 
 
 def add_connection_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
@@ -69,3 +79,11 @@ def connect_to_one_by(
             f"{arguments.address} are several servers; this command is about one: run it for each"
         )
     return client
+
+
+def in_flags(error: Exception) -> str:
+    """Returns what an error says, with flags in place of `connect`'s arguments."""
+    text = str(error)
+    for argument, flag in _FLAGS.items():
+        text = text.replace(argument, flag)
+    return text

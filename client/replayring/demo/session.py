@@ -85,6 +85,9 @@ class Session:
                 command = self._actor_command(address, number)
                 self._supervisor.start(f"actor-{number}", command, restart=True)
         self._display.status(STATUS[self._settings.role])
+        if self._settings.role != "all":  # whose server may be away, or elsewhere
+            name = LEARNER if self._settings.role == "learner" else "actor-0"
+            self._display.note(f"what keeps it waiting stands in {self._supervisor.log(name)}")
         while not self._finished:
             self._look()
         self._display.refresh(force=True)

@@ -15,7 +15,7 @@ import sys
 from dataclasses import asdict
 
 from replayring.client import Client
-from replayring.commands.connection import add_connection_arguments, connect_by
+from replayring.commands.connection import add_connection_arguments, connect_by, in_flags
 from replayring.sharded import ShardedClient
 from replayring.top.readings import readings
 from replayring_proto import argument_types
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ReplayRingError, ImportError) as error:
-        print(f"replayring top: {error}", file=sys.stderr)
+        print(f"replayring top: {in_flags(error)}", file=sys.stderr)
         return FAILURE
     return 0
 

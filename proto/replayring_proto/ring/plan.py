@@ -91,12 +91,19 @@ class Plan:
         Raises:
             LimitExceededError: they are not.
         """
-        check_limit(batch_size, limits.max_batch_size, "frames asked for at once", "ask for fewer")
+        check_limit(
+            batch_size,
+            limits.max_batch_size,
+            "frames asked for at once",
+            "ask for fewer",
+            "max_batch_size",
+        )
         check_limit(
             batch_size * self._entries,
             limits.max_window_entries,
             "frames of one reply times offsets of its longest window",
             "ask for fewer frames, or shorter windows",
+            "max_window_entries",
         )
         nbytes = self.layout(batch_size).nbytes
         check_limit(
@@ -104,6 +111,7 @@ class Plan:
             limits.max_reply_bytes,
             "bytes of one reply",
             "ask for fewer frames, fewer keys, or shorter windows",
+            "max_reply_bytes",
         )
         return nbytes
 

@@ -174,7 +174,7 @@ class RingReader:
             oldest = min(oldest, int(anchors.first.min(initial=live.end)))
             for group in plan.groups:
                 resolved = self._resolve(plan, group, anchors)
-                misses = misses or _complaint(plan, group, anchors, resolved)
+                misses = misses or self._complaint(plan, group, anchors, resolved)
                 self._gather_window(group, resolved, pack)
         return pack, oldest, misses
 
@@ -189,6 +189,24 @@ class RingReader:
         self.columns.gather(group.fetch, resolved.index % self._rows, pack.arrays)
         for column in group.columns:
             pack.arrays[column.name + IS_PAD_SUFFIX][...] = resolved.is_pad
+
+    def _complaint(
+        self, plan: Plan, group: WindowGroup, anchors: Anchors, resolved: Resolved
+    ) -> ToleranceError | None:
+        if resolved.misses is None or not resolved.misses.any():
+            return None
+        assert group.seconds is not None
+        item, offset = (int(axis[0]) for axis in np.nonzero(resolved.misses))
+        pair = np.array([anchors.index[item], resolved.index[item, offset]])
+        anchor, nearest = self._times_at(pair).tolist()
+        asked = float(group.seconds[offset])
+        return ToleranceError(
+            f"the window of {group.columns[0].name!r} asks for {asked:+g} s from the frame with "
+            f"index {pair[0]}; the nearest frame of its episode is "
+            f"{abs(nearest - anchor - asked):g} s off, beyond tolerance_s={plan.tolerance_s:g}. "
+            "Ask for multiples of 1/fps, add episodes whose timestamps are seconds that keep to "
+            "fps, or raise tolerance_s"
+        )
 
     def _times_at(self, index: Indices) -> npt.NDArray[np.float64]:
         return self.columns[TIMESTAMP][index % self._rows]
@@ -275,18 +293,3 @@ def _copies(rows: Array) -> Iterator[Array]:
     whole = rows.reshape(-1).view(np.uint8)  # no copy: a frame as large has a file of its own
     for start in range(0, len(whole), limits.CHUNK_BYTES):
         yield whole[start : start + limits.CHUNK_BYTES].copy()
-
-
-def _complaint(
-    plan: Plan, group: WindowGroup, anchors: Anchors, resolved: Resolved
-) -> ToleranceError | None:
-    if resolved.misses is None or not resolved.misses.any():
-        return None
-    assert group.seconds is not None
-    item, offset = (int(axis[0]) for axis in np.nonzero(resolved.misses))
-    return ToleranceError(
-        f"the window of {group.columns[0].name!r} asks for {group.seconds[offset]:+} s from the "
-        f"frame with index {int(anchors.index[item])}; no frame inside its episode is within "
-        f"tolerance_s={plan.tolerance_s}. Use offsets that are multiples of 1/fps, or raise "
-        "tolerance_s"
-    )

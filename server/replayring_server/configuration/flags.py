@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="change one of the limits in replayring_proto/limits.py, such as max_calls=10000; "
-        "may be repeated",
+        help="change one of the limits that --print-config lists, such as max_calls=10000; may be "
+        "repeated",
     )
     parser.add_argument(
         "--config",

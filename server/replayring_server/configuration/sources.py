@@ -60,7 +60,7 @@ def from_flags(flags: Mapping[str, Any], limits: Iterable[str]) -> Source:
         limits: what the flags --limit say, NAME=VALUE each.
 
     Raises:
-        InvalidRequestError: there is no such limit.
+        InvalidRequestError: there is no such limit, or it is given no value.
     """
     given = {
         key: Given(flags[key], setting.flag)
@@ -68,8 +68,10 @@ def from_flags(flags: Mapping[str, Any], limits: Iterable[str]) -> Source:
         if flags.get(key) is not None
     }
     for text in limits:
-        name, _, value = text.partition("=")
+        name, given_one, value = text.partition("=")
         key = _limit(name, "--limit")
+        if not given_one:
+            raise InvalidRequestError(f"--limit {name} has no value; give NAME=VALUE")
         given[key] = Given(value, DECLARED[key].flag)
     return given
 
@@ -109,9 +111,11 @@ def from_file(path: str) -> Source:
     given = {}
     known = [key for key, setting in DECLARED.items() if setting.table is None]
     for key, value in content.items():
+        if f"{LIMITS}.{key}" in DECLARED:
+            raise InvalidRequestError(f"{path}: {key} is a limit; write it below [{LIMITS}]")
         if key not in known:
             raise InvalidRequestError(
-                f"{path}: there is no setting {key!r}; {_nearest(key, known)}"
+                f"{path}: there is no setting {key!r}; {_nearest(key, [*known, LIMITS])}"
             )
         given[key] = Given(value, f"file {path!r}")
     for name, value in limits.items():
@@ -122,6 +126,10 @@ def from_file(path: str) -> Source:
 def _limit(name: str, origin: str) -> str:
     """Returns the key of a limit."""
     key = f"{LIMITS}.{name}"
+    if name in DECLARED:
+        raise InvalidRequestError(
+            f"{origin}: {name} is no limit; give {DECLARED[name].flag}, or its key above [{LIMITS}]"
+        )
     if key not in DECLARED:
         known = [setting.name for setting in DECLARED.values() if setting.table == LIMITS]
         raise InvalidRequestError(f"{origin}: there is no limit {name!r}; {_nearest(name, known)}")

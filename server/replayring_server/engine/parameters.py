@@ -111,6 +111,7 @@ class Parameters:
                     self._max_sets,
                     "names of parameters",
                     "reuse a name",
+                    "max_parameter_sets",
                 )
             version = max(previous.version + 1 if previous else 1, min_version)
             files.write_whole(path, encode(name, version, pack))

@@ -149,7 +149,8 @@ class Store:
                 len(self._buffers) + 1,
                 self.limits.max_buffers,
                 "buffers in one data directory",
-                "delete one, or raise max_buffers",
+                "delete one",
+                "max_buffers",
             )
             buffer = self._create(name, spec, NOTHING)
         logger.info("created buffer %r: %d frames, %s", name, spec.capacity, buffer.buffer_id)

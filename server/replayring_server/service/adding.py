@@ -59,7 +59,7 @@ class AddEpisodes:
         self._call = call
         self._times = calls.tally.work["AddEpisodes"]
         self._receiver = PackReceiver(
-            call, calls.staging, store.limits.max_episode_bytes, "an episode", EpisodeAssembler
+            call, calls.staging, store.limits, "max_episode_bytes", "an episode", EpisodeAssembler
         )
         self._writer_id = ""
         self._sequence = 0  # of the episode under way, if one is

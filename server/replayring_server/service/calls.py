@@ -269,7 +269,8 @@ class Calls:
             self.watchers + 1,
             self._limits.max_watchers,
             "calls that follow parameters",
-            "end some, or raise max_watchers",
+            "end some",
+            "max_watchers",
         )
         self.watchers += 1
         try:

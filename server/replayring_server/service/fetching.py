@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from replayring_proto.arrays import Array
 from replayring_proto.errors import FrameNotFoundError, InvalidRequestError
 from replayring_proto.framing import encode_data, encode_header
-from replayring_proto.limits import MAX_VIEW_KEYS, ServerLimits, check_limit
+from replayring_proto.limits import CHUNK_BYTES, MAX_VIEW_KEYS, ServerLimits, check_limit
 from replayring_proto.messages import parse, view_from_message
+from replayring_proto.pack import PackLayout
 from replayring_proto.ring import MakingRoom, Plan
 from replayring_proto.spec import BufferSpec
 from replayring_proto.v1 import buffer_pb2, replay_pb2
@@ -77,7 +79,7 @@ async def steadily(
     workers: Workers,
     buffer: Buffer,
     read: Callable[..., T],
-    nbytes: int,
+    nbytes: int | None,
     leave_to: LeaveTo | None = None,
 ) -> T:
     """Returns what `read` gives of a window as it is between two appends.
@@ -90,7 +92,7 @@ async def steadily(
         workers: where to read.
         buffer: what is read.
         read: reads; given `steady=True`, raises `MakingRoom` in such a moment.
-        nbytes: bytes that it moves.
+        nbytes: bytes that it moves; None if nobody knows yet.
         leave_to: as for `Workers.run`.
     """
     try:
@@ -143,17 +145,36 @@ def held_for(work: int, limits: ServerLimits) -> int:
 
 
 async def read_column(store: Store, workers: Workers, call: Call) -> None:
-    """Answers ReadColumn, a piece at a time: a column may be larger than memory."""
+    """Answers ReadColumn: large columns a piece at a time, as they may be larger than memory."""
     request = parse(replay_pb2.ReadColumnRequest, await call.request())
     buffer = store.get(request.buffer)
     keys = tuple(request.keys)
     check_limit(len(keys), MAX_VIEW_KEYS, "keys of columns", "name each column once")
     if not keys or len(set(keys)) != len(keys):
         raise InvalidRequestError(f"ReadColumn needs at least one key, each once; received {keys}")
-    layout, pieces = await steadily(workers, buffer, partial(buffer.reader.read_columns, keys), 0)
+    layout, pieces = await steadily(workers, buffer, partial(_begin_columns, buffer, keys), None)
     check_limit(
-        layout.nbytes, store.limits.max_column_bytes, "bytes of these columns", "read fewer at once"
+        layout.nbytes,
+        store.limits.max_column_bytes,
+        "bytes of these columns",
+        "read fewer at once",
+        "max_column_bytes",
     )
     await call.write(encode_header(layout.header()))
+    if isinstance(pieces, list):
+        for piece in pieces:
+            await call.write(encode_data(piece.data))
+        return
     while (piece := await workers.run(Lane.READ, partial(next, pieces, None))) is not None:
         await call.write(encode_data(piece.data))
+
+
+def _begin_columns(
+    buffer: Buffer, keys: tuple[str, ...], *, steady: bool = False
+) -> tuple[PackLayout, list[Array] | Iterator[Array]]:
+    """Returns whole columns as `read_columns` does; small ones as a list of what was read.
+
+    In a small ring writers are soon back at the rows that were to be read next.
+    """
+    layout, pieces = buffer.reader.read_columns(keys, steady=steady)
+    return layout, list(pieces) if layout.nbytes <= CHUNK_BYTES else pieces

@@ -7,7 +7,7 @@ from typing import Generic, Protocol, TypeVar
 
 from replayring_proto.errors import MalformedMessageError
 from replayring_proto.framing import Frame, encode_pack
-from replayring_proto.limits import check_limit
+from replayring_proto.limits import ServerLimits, check_limit
 from replayring_proto.pack import Pack, PackLayout, parse_header
 from replayring_server.service.budget import Budget
 from replayring_server.service.calls import Call
@@ -50,7 +50,8 @@ class PackReceiver(Generic[Received]):
         self,
         call: Call,
         budget: Budget,
-        max_bytes: int,
+        limits: ServerLimits,
+        limit: str,
         what: str,
         begin: Callable[[PackLayout], Assembler[Received]],
     ) -> None:
@@ -59,13 +60,15 @@ class PackReceiver(Generic[Received]):
         Args:
             call: what they come by.
             budget: the memory to hold them.
-            max_bytes: bytes of a body at most.
+            limits: the server's.
+            limit: the name of the one among them that says how many bytes a body may have.
             what: what they are, for messages.
             begin: makes an assembler for one.
         """
         self._call = call
         self._budget = budget
-        self._max_bytes = max_bytes
+        self._limit = limit
+        self._max_bytes: int = getattr(limits, limit)
         self._what = what
         self._begin = begin
         self._assembler: Assembler[Received] | None = None
@@ -146,9 +149,10 @@ class PackReceiver(Generic[Received]):
                 f"a pack header came in the middle of {self._what}; send all of its body first"
             )
         layout = parse_header(header)
-        check_limit(layout.nbytes, self._max_bytes, f"bytes of {self._what}", _REMEDY)
+        check_limit(layout.nbytes, self._max_bytes, f"bytes of {self._what}", _REMEDY, self._limit)
         return layout
 
     async def _reserve(self, nbytes: int) -> None:
-        check_limit(nbytes, self._budget.nbytes, f"bytes needed to store {self._what}", _REMEDY)
+        what = f"bytes needed to store {self._what}"
+        check_limit(nbytes, self._budget.nbytes, what, _REMEDY, "max_staging_bytes")
         await self._call.take(self._budget, nbytes)

@@ -22,7 +22,7 @@ async def publish(
 ) -> bytes:
     """Answers PublishParameters."""
     receiver = PackReceiver(
-        call, calls.staging, store.limits.max_parameters_bytes, "parameters", PackAssembler
+        call, calls.staging, store.limits, "max_parameters_bytes", "parameters", PackAssembler
     )
     fields, pack = replay_pb2.PublishParametersRequest(), None
     while (message := await call.read(midway=receiver.is_filling or pack is not None)) is not None:

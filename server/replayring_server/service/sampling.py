@@ -101,6 +101,7 @@ class SampleBatch:
                 self._store.limits.max_batches_in_flight,
                 "batches asked for at once",
                 "ask for more when some have come",
+                "max_batches_in_flight",
             )
             wanted = request.batches or 1
             while wanted:
