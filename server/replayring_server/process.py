@@ -133,12 +133,8 @@ class _Life:
         (self._hurried if self._stopping.is_set() else self._stopping).set()
 
     def _on_hang_up(self) -> None:
-        """Reads the tokens again, if there are any. Without a server it has failed to start."""
-        try:
-            if self._server is not None:
-                self._server.reload_tokens()
-        except ReplayRingError as error:
-            logger.error("the tokens in use stay: %s", error)
+        if self._server is not None:  # else it has failed to start
+            _reload_tokens(self._server)
 
     async def _serve(self, store: Store, server: Server) -> None:
         """Serves until it is told to stop."""
@@ -238,6 +234,13 @@ async def _telemetry(wanted: bool) -> AsyncIterator[OpenTelemetry | None]:
         yield telemetry
     finally:
         await asyncio.to_thread(telemetry.close)
+
+
+def _reload_tokens(server: Server) -> None:
+    try:
+        server.reload_tokens()
+    except ReplayRingError as error:
+        logger.error("the tokens in use stay: %s", error)
 
 
 def _run_loop(main: Coroutine[Any, Any, None]) -> None:

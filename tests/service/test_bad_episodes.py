@@ -54,7 +54,7 @@ CASES = {
     "decreasing timestamps": Case(times(0, 2, 1, 3), ("decrease", "2.0 then 1.0 at frame 2")),
     "timestamps of another shape": Case({"timestamp": np.zeros((4, 1))}, ("(4, 1)", "(frames,)")),
     "fractional frame_index": Case({"frame_index": np.arange(4.0)}, ("float64", "int64")),
-    "0 frames": Case({}, ("0 frames", f"1 to {CAPACITY}", "split"), frames=0),
+    "0 frames": Case({}, ("no frames", "at least 1"), frames=0),
     "more than the capacity": Case(
         {}, (f"{CAPACITY + 1} frames", f"1 to {CAPACITY}", "split"), frames=CAPACITY + 1
     ),
