@@ -125,7 +125,7 @@ class TestChecks:
             ({**episode(), "reward": np.zeros(3, complex)}, "dtype"),
             ({**episode(), "timestamp": [0, np.nan, 1]}, "finite"),
             ({**episode(), "timestamp": [0, 2, 1]}, "decrease"),
-            (episode(0), "0 frames"),
+            (episode(0), "no frames"),
             (episode(1001), "1,001 frames"),
         ],
     )

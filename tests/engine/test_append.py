@@ -93,12 +93,14 @@ def test_an_episode_with_a_mistake_is_refused_whole_and_no_byte_is_written(
     assert buffer.append(checked_episode(SPEC, 2, 3)) == Stored(1, 3, 3)
 
 
-@pytest.mark.parametrize("frames", [0, 21, 1000])
+@pytest.mark.parametrize(
+    ("frames", "words"), [(0, "at least 1"), (21, "takes 1 to 20"), (1000, "takes 1 to 20")]
+)
 def test_an_episode_of_no_frames_or_too_many_is_refused(
-    store: Store, buffer: Buffer, frames: int
+    store: Store, buffer: Buffer, frames: int, words: str
 ) -> None:
     before = fingerprint(store.data_dir)
-    with pytest.raises(InvalidEpisodeError, match="takes 1 to 20"):
+    with pytest.raises(InvalidEpisodeError, match=words):
         buffer.append(checked_episode(SPEC, 1, frames))
     assert fingerprint(store.data_dir) == before
 
