@@ -79,6 +79,22 @@ def plant(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLANTED_IN", str(folder))
 
 
+def hold_up(
+    patch: pytest.MonkeyPatch, owner: type, name: str
+) -> tuple[threading.Event, threading.Event]:
+    """Holds a method up; returns what is set once it was entered, and what lets it go on."""
+    entered, go_on = threading.Event(), threading.Event()
+    real = getattr(owner, name)
+
+    def held_up(*arguments: Any, **options: Any) -> Any:
+        entered.set()
+        assert go_on.wait(PATIENCE)
+        return real(*arguments, **options)
+
+    patch.setattr(owner, name, held_up)
+    return entered, go_on
+
+
 class ServerProcess:
     """`python -m replayring_server serve` on a free port of 127.0.0.1, ready when made.
 

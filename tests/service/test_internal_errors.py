@@ -18,7 +18,7 @@ from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Buffer, ParameterSet, Store
 from replayring_server.engine.parameters import Parameters
 from tests.service.frames import SPEC, episode
-from tests.support import PATIENCE, LocalServer, eventually
+from tests.support import PATIENCE, LocalServer, eventually, hold_up
 from tests.wire import SERVING, Refused, Wire, episode_messages, pack_messages, start_message
 
 SECRET = "the key is under the mat"
@@ -126,7 +126,6 @@ def test_slow_disk_holds_up_nobody_else(
     """Reserving space, deleting, appending and publishing take as long as the disk pleases."""
     wire.create("slow", SPEC)
     wire.publish("p", {})
-    entered, go_on = threading.Event(), threading.Event()
     cls, name, method, message = {
         "create": (
             Buffer,
@@ -138,15 +137,8 @@ def test_slow_disk_holds_up_nobody_else(
         "append": (Buffer, "store_all", "AddEpisodes", added("slow")),
         "publish": (Parameters, "publish", "PublishParameters", published("p")),
     }[slow]
-    real = getattr(cls, name)
-
-    def held_up(*arguments: Any, **options: Any) -> Any:
-        entered.set()
-        assert go_on.wait(PATIENCE)
-        return real(*arguments, **options)
-
     with monkeypatch.context() as planted:
-        planted.setattr(cls, name, held_up)
+        entered, go_on = hold_up(planted, cls, name)
         call = wire.stream(method)
         try:
             call.send(*message)

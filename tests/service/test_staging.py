@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Buffer
 from tests.service.frames import refused
 from tests.service.stalling import NARROW, follower, half_an_episode, unread_batch
-from tests.support import PATIENCE, LocalServer, ServerProcess, eventually
+from tests.support import PATIENCE, LocalServer, ServerProcess, eventually, hold_up
 from tests.wire import (
     Stream,
     Wire,
@@ -172,15 +171,7 @@ def test_memory_is_held_until_the_engine_is_done_even_if_nobody_waits(
     local: LocalServer, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     staging = local.calls.staging
-    entered, go_on = threading.Event(), threading.Event()
-    real = Buffer.store_all
-
-    def held_up(*arguments: Any) -> Any:
-        entered.set()
-        assert go_on.wait(PATIENCE)
-        return real(*arguments)
-
-    monkeypatch.setattr(Buffer, "store_all", held_up)
+    entered, go_on = hold_up(monkeypatch, Buffer, "store_all")
     call = whole(wire, "gone")
     try:
         assert entered.wait(PATIENCE)
@@ -198,15 +189,7 @@ def test_memory_of_a_reply_is_held_until_the_engine_is_done_even_if_nobody_waits
 ) -> None:
     """Whoever asks and leaves, again and again, has the engine take no more than its share."""
     sending = local.calls.sending
-    entered, go_on = threading.Event(), threading.Event()
-    real = RingReader.gather
-
-    def held_up(*arguments: Any) -> Any:
-        entered.set()
-        assert go_on.wait(PATIENCE)
-        return real(*arguments)
-
-    monkeypatch.setattr(RingReader, "gather", held_up)
+    entered, go_on = hold_up(monkeypatch, RingReader, "gather")
     spec = replay_pb2.SampleSpec(buffer="b", batch_size=ASKED)
     sample = ("SampleBatch", replay_pb2.SampleBatchRequest(spec=spec))
     get = ("GetItem", replay_pb2.GetItemRequest(buffer="b", positions=[0] * ASKED))
