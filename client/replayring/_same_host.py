@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from replayring._background import FOREIGN
-from replayring._batch import Batch
+from replayring._batch import Batch, batches_in
 from replayring._replies import Arrays
 from replayring._sampling import CLOSED, Sampling
 from replayring._streams import BatchStream
@@ -174,6 +175,16 @@ class FileReads:
             self._samplers.key, self._samplers.last = key, sampler
         return sampler
 
+    def together(self, sampling: Sampling, sampler: UniformSampler, most: int) -> int:
+        """Returns how many of this sampler's batches to draw together, at most so many.
+
+        Small ones share what a draw costs beside its bytes. Of a seed they would be others.
+        """
+        if sampling.seed is not None:
+            return 1
+        nbytes = sampler.plan.layout(sampling.query.batch_size).nbytes
+        return max(1, min(most, min(limits.TOGETHER_BYTES, self._max_bytes) // nbytes))
+
     def next_index(self) -> int:
         """Returns how many frames were ever added."""
         return self._reader.live.end
@@ -231,7 +242,7 @@ class FileReads:
 
 
 class FileStream(BatchStream):
-    """Batches drawn from the files when they are asked for, so that none is ever stale.
+    """Batches drawn from the files when they are asked for: a small one with some that follow it.
 
     A batch that has to wait is waited for at the server. Once the files are gone, all come from
     there, fetched ahead.
@@ -252,7 +263,8 @@ class FileStream(BatchStream):
             reads: returns the files' reads, or None when they are gone, for good.
             sampling: what to sample, checked.
             over_wire: returns a stream of such batches from the server, so many of them ahead.
-            in_flight: batches wanted ahead when the files are gone, checked.
+            in_flight: batches wanted ahead, checked; as from the server, half of them at most are
+                drawn together.
             check_open: raises `ClosedError` if the client was closed.
             memory: makes what batches are put in.
         """
@@ -267,6 +279,8 @@ class FileStream(BatchStream):
         self._waits: set[BatchStream] = set()
         self._given = 0  # batches
         self._sampler: UniformSampler | None = None
+        self._together = 1
+        self._ready: deque[Batch] = deque()
         # To close it may be the garbage collector's deed, in a thread that has the lock.
         self._lock = threading.RLock()
         self._process = os.getpid()
@@ -291,6 +305,7 @@ class FileStream(BatchStream):
             return
         with self._lock:
             self._closed = True
+            self._ready.clear()
             streams = [*self._waits, *filter(None, [self._instead])]
         for stream in streams:
             stream.close()
@@ -301,6 +316,7 @@ class FileStream(BatchStream):
             if self._closed:
                 raise ClosedError(CLOSED)
             if self._instead is None:
+                self._ready.clear()
                 sampling = self._sampling.after(self._given)
                 self._instead = self._over_wire(sampling, self._in_flight)
             return self._instead
@@ -311,6 +327,7 @@ class FileStream(BatchStream):
             sampling = self._sampling.after(self._given)
             self._given += 1
             self._sampler = None  # whose seed, if it has one, gives that batch
+            self._ready.clear()
         with self._over_wire(sampling, 1) as stream:
             with self._lock:
                 if self._closed:
@@ -324,11 +341,18 @@ class FileStream(BatchStream):
 
     def _read(self, reads: FileReads) -> Batch | None:
         with self._lock:
-            if self._sampler is None:
-                self._sampler = reads.sampler(self._sampling.after(self._given))
-            next_index = reads.next_index()
-            pack = reads.draw(self._sampling, self._sampler, memory=self._memory)
-            if pack is None:
+            if not self._ready:
+                self._ready.extend(self._drawn(reads))
+            if not self._ready:
                 return None
             self._given += 1
-            return Batch(pack, next_index)
+            return self._ready.popleft()
+
+    def _drawn(self, reads: FileReads) -> list[Batch]:
+        if self._sampler is None:
+            self._sampler = reads.sampler(self._sampling.after(self._given))
+            most = self._in_flight // 2
+            self._together = reads.together(self._sampling, self._sampler, most)
+        next_index = reads.next_index()
+        pack = reads.draw(self._sampling, self._sampler, self._together, self._memory)
+        return [] if pack is None else batches_in(pack, self._together, next_index)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from replayring._batch import Batch
 from replayring._blocks import block_of, tensors_in
+from replayring._page_locked import Reserve, locked
 from replayring._streams import BatchStream
 from replayring.collation import Item, to_tensors
 
@@ -39,10 +40,11 @@ def from_arrays(batch: Batch) -> Item:
     return to_tensors(batch.arrays)
 
 
-def from_block(batch: Batch) -> Item:
-    """Returns the tensors of a batch in a block of torch's.
+def from_reserve(reserve: Reserve, batch: Batch) -> Item:
+    """Returns the tensors of a batch in a block of a reserve's, which is filled up here.
 
     They are to be of torch's own making: where one is copied to a GPU and let go, torch knows by
     that which block not to use again before the copy has ended.
     """
-    return tensors_in(block_of(batch), batch)
+    reserve.fill()
+    return tensors_in(locked(block_of(batch)), batch)

@@ -2,7 +2,7 @@
 
 Prefetching is the sample stream's business: it keeps requests in flight, and a thread of its own
 takes replies off the network, into memory of the right kind, while the learner computes; bringing
-them to a device is that of `_device`. What is left here is to make tensors of them, to leave out
+them to a device is that of `_staging`. What is left here is to make tensors of them, to leave out
 those that are too stale, to share the work between DataLoader workers, and to end streams: an
 iterator that nobody holds any longer closes its stream, so a `break` out of a loop leaves nothing
 behind.
@@ -16,6 +16,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -24,10 +25,12 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from replayring._arguments import as_buffer, seconds, whole
 from replayring._blocks import in_blocks
-from replayring._device import as_device, page_locked, staging_on
+from replayring._device import as_device
 from replayring._freshness import Freshness
 from replayring._handover import hand_over
-from replayring._sources import InMemory, Source, from_arrays, from_block
+from replayring._page_locked import Reserve
+from replayring._sources import InMemory, Source, from_arrays, from_reserve
+from replayring._staging import staging_on
 from replayring._streams import BatchStream, CopiedStream
 from replayring.collation import Item
 from replayring.dataset import copied_offsets
@@ -121,13 +124,12 @@ class BatchDataset(IterableDataset[Item]):
             device: where batches are brought to: "cuda", "cuda:1", a `torch.device`, or "cpu".
                 For CUDA they are received in page-locked memory, and the copy of the next one
                 begins when you take one, so that it is there when you need it. None leaves them
-                where they arrived. That memory is allocated in another thread, so a CUDA graph that
-                you capture meanwhile wants `capture_error_mode="thread_local"`.
+                where they arrived. All of CUDA that this needs is called in the thread that takes
+                batches, so you may capture graphs meanwhile.
             pin_memory: receive batches in page-locked memory, so that you can bring them to a GPU
                 faster and asynchronously. Without CUDA there is a warning and nothing else, as in
                 torch's DataLoader. Ignored in workers, which must not touch CUDA: there, use
-                `DataLoader(..., pin_memory=True)`. Not needed with `device`, which does so itself;
-                what it says of CUDA graphs holds here as well.
+                `DataLoader(..., pin_memory=True)`. Not needed with `device`, which does so itself.
             num_batches: batches per iteration, which workers share among them; None for no end.
             seed: begins each iteration with the same random stream, each worker with its own; for
                 tests. None for fresh randomness.
@@ -222,7 +224,8 @@ class BatchDataset(IterableDataset[Item]):
         if self._device is not None:
             return staging_on(self._device, self._stream)
         if self._pin_memory and get_worker_info() is None and torch.cuda.is_available():
-            return InMemory(self._stream(in_blocks(page_locked)), from_block)
+            reserve = Reserve()
+            return InMemory(self._stream(in_blocks(reserve.take)), partial(from_reserve, reserve))
         return InMemory(self._stream(), from_arrays)
 
     def _stream(self, memory: Memory = aligned_empty) -> BatchStream:

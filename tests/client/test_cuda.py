@@ -26,7 +26,8 @@ from torch.utils.data import DataLoader
 import replayring
 from replayring._batch import Batch, batches_in
 from replayring._blocks import in_blocks
-from replayring._device import CudaLink, Staging
+from replayring._device import CudaLink, Sent
+from replayring._staging import Staging
 from replayring._streams import BatchStream
 from replayring.batches import BatchDataset
 from replayring.dataset import RemoteDataset
@@ -47,7 +48,7 @@ EXIT_SECONDS = 100
 class LateLink(CudaLink):
     """A link whose copies begin late."""
 
-    def send(self, block: torch.Tensor) -> Any:
+    def send(self, block: torch.Tensor) -> Sent:
         with torch.cuda.stream(self._stream):
             torch.cuda._sleep(CYCLES)
         return super().send(block)

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from replayring import _device
 from replayring._device import CudaLink, as_device
+from replayring._page_locked import ordinary
 from replayring.batches import BatchDataset
 from replayring_proto.errors import InvalidRequestError
 from tests.client.torch_buffers import MakeBuffer, make_naive, rollout
@@ -111,22 +112,24 @@ class _Cuda:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.streams = {name: _Stream(self.calls, name) for name in ("side", "learner", "other")}
+        self.current = self.streams["learner"]
 
     def Stream(self, device: Any) -> Any:
-        return _Recorder(self.calls, "side")
+        return self.streams["side"]
 
     def Event(self, blocking: bool) -> Any:
         assert blocking
         return "event"
 
     def current_stream(self, device: Any) -> Any:
-        return _Recorder(self.calls, "learner")
+        return self.current
 
     def stream(self, stream: Any) -> Any:
         return stream
 
 
-class _Recorder:
+class _Stream:
     def __init__(self, calls: list[str], name: str) -> None:
         self.calls, self.name = calls, name
         self.device = torch.device("cuda", 0)
@@ -143,28 +146,69 @@ class _Recorder:
     def wait_event(self, event: Any) -> None:
         self.calls.append(f"{self.name} waits for {event}")
 
+    def wait_stream(self, stream: Any) -> None:
+        self.calls.append(f"{self.name} waits for {stream.name}")
+
+    def synchronize(self) -> None:
+        self.calls.append(f"{self.name} is waited for")
+
 
 class _Block:
     def __init__(self, calls: list[str]) -> None:
         self.calls = calls
 
-    def to(self, device: Any, non_blocking: bool) -> _Block:
-        assert device.index == 0
+    def copy_(self, source: Any, non_blocking: bool) -> None:
         self.calls.append(f"copy {non_blocking}")
-        return self
 
     def record_stream(self, stream: Any) -> None:
         self.calls.append(f"block is used by {stream.name}")
 
 
-def test_what_is_asked_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No proof that it works; `test_cuda` is that, where there is a GPU."""
-    cuda = _Cuda()
-    monkeypatch.setattr(_device.torch, "cuda", cuda)
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> _Cuda:
+    made = _Cuda()
+
+    def empty_like(block: Any, device: Any) -> Any:
+        assert device.index == 0
+        made.calls.append("memory")
+        return _Block(made.calls)
+
+    monkeypatch.setattr(_device.torch, "cuda", made)
+    monkeypatch.setattr(_device.torch, "empty_like", empty_like)
+    return made
+
+
+SENT = [
+    *("memory", "side waits for learner"),  # whose memory it is
+    *("side begins", "copy True", "side records event", "side ends"),
+]
+"""No proof that it works; `test_cuda` is that, where there is a GPU."""
+
+
+def test_what_is_asked_of_cuda(cuda: _Cuda) -> None:
     link = CudaLink(torch.device("cuda"))
-    staged: Any = _Block(cuda.calls)
-    link.receive(*link.send(staged))
-    assert cuda.calls == [
-        *("side begins", "copy True", "side records event", "side ends"),
-        *("learner waits for event", "block is used by learner"),
-    ]
+    link.receive(link.send(ordinary(64)))
+    assert cuda.calls == [*SENT, "learner waits for event"]
+
+
+def test_what_is_received_for_another_stream_is_not_used_again_before_that_is_done(
+    cuda: _Cuda,
+) -> None:
+    link = CudaLink(torch.device("cuda"))
+    sent = link.send(ordinary(64))
+    cuda.current = cuda.streams["other"]
+    link.receive(sent)
+    assert cuda.calls == [*SENT, "other waits for event", "block is used by other"]
+
+
+def test_what_ctrl_c_ends_is_not_still_copied_to_memory_that_was_let_go(
+    cuda: _Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    link = CudaLink(torch.device("cuda"))
+    monkeypatch.setattr(_Stream, "record_event", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        link.send(ordinary(64))
+    assert cuda.calls[-2:] == ["side ends", "side is waited for"]

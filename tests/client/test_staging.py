@@ -6,76 +6,24 @@ import gc
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from replayring import _device
 from replayring._batch import Batch
 from replayring._blocks import in_blocks
-from replayring._device import CpuLink, Link, Staging, page_locked
+from replayring._device import CpuLink, Sent
+from replayring._staging import Staging
 from replayring_proto.errors import ClosedError, DeadlineError
 from replayring_proto.pack import Pack
-from tests.client.scripted_streams import Arrays, ScriptedStream, Together, same
-from tests.support import eventually
+from tests.client.scripted_streams import ScriptedStream, same
+from tests.client.staged import LateCopy, LateLink, batch, together
 
-_POISON = 0xA5
-
-
-class LateCopy:
-    """A copy that is not made before somebody waits for it, as a device may be that late."""
-
-    def __init__(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        self._source, self._target = source, target
-        self._made = False
-        self._lock = threading.Lock()
-
-    def query(self) -> bool:
-        return self._made
-
-    def synchronize(self) -> None:
-        with self._lock:
-            if not self._made:
-                self._target.copy_(self._source)
-                self._made = True
-
-
-class LateLink(Link):
-    """A device whose copies come as late as they may, and whose fresh memory is poisoned."""
-
-    def __init__(self) -> None:
-        self.sent: list[LateCopy] = []
-
-    def allocate(self, nbytes: int) -> torch.Tensor:
-        return torch.full((nbytes,), _POISON, dtype=torch.uint8)
-
-    def send(self, block: torch.Tensor) -> tuple[torch.Tensor, LateCopy]:
-        copy = torch.full_like(block, _POISON)
-        self.sent.append(LateCopy(block.view(-1), copy))
-        return copy, self.sent[-1]
-
-    def receive(self, block: torch.Tensor, event: Any) -> None:
-        event.synchronize()
-
-
-@pytest.fixture
-def staging() -> Iterator[Any]:
-    """Makes stages of scripted streams, and closes them in the end."""
-    made: list[Staging] = []
-
-    def make(link: Link, *steps: Any) -> tuple[Staging, ScriptedStream]:
-        stream = ScriptedStream(*steps, memory=in_blocks(link.allocate))
-        made.append(Staging(stream, link))
-        return made[-1], stream
-
-    yield make
-    for one in made:
-        one.close()
+pytest_plugins = ["tests.client.staged_fixtures"]
 
 
 def in_threads(count: int, work: Callable[[], None]) -> None:
@@ -83,16 +31,6 @@ def in_threads(count: int, work: Callable[[], None]) -> None:
     with ThreadPoolExecutor(count) as threads:
         for done in [threads.submit(work) for _ in range(count)]:
             done.result(30)
-
-
-def batch(number: int, rows: int = 4) -> Arrays:
-    values = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3) + number
-    return {"x": values, "done": np.arange(rows) % 2 == number % 2, "n": np.full(rows, number)}
-
-
-def together(*numbers: int) -> Together:
-    parts = [batch(number) for number in numbers]
-    return Together({key: np.concatenate([p[key] for p in parts]) for key in parts[0]}, len(parts))
 
 
 @pytest.mark.parametrize("link", [CpuLink, LateLink])
@@ -156,6 +94,41 @@ def test_memory_is_kept_until_it_is_copied(staging: Any) -> None:
     stage.take()
     gc.collect()
     assert bodies[0]() is None
+
+
+def test_memory_there_is_kept_until_it_is_filled(staging: Any) -> None:
+    """Whoever let go of it early would have the copy write into what is there next."""
+    link = LateLink()
+    there = []
+    send = link.send
+
+    def noted(block: torch.Tensor) -> Sent:
+        sent = send(block)
+        there.append(weakref.ref(sent.block))
+        return sent
+
+    link.send = noted  # type: ignore[method-assign]
+    stage, _ = staging(link, *map(batch, range(3)))
+    stage.take()
+    stage._ahead = None  # as if nobody ever received it
+    gc.collect()
+    assert there[1]() is not None
+    stage.close()
+    gc.collect()
+    assert there[1]() is None
+
+
+def test_a_learner_far_ahead_of_its_device_waits(
+    staging: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or all the memory there is would wait to be copied."""
+    monkeypatch.setattr(LateLink, "receive", lambda *_: None)
+    link = LateLink()
+    stage, _ = staging(link, *map(batch, range(50)))
+    for _ in range(49):
+        stage.take()
+        assert sum(not copy.query() for copy in link.sent) <= 8
+    assert sum(not copy.query() for copy in link.sent) == 8
 
 
 def test_closing_waits_for_copies_under_way(staging: Any) -> None:
@@ -337,25 +310,6 @@ def test_nothing_is_kept_of_batches_that_were_taken(staging: Any, steps: Any) ->
     assert [block() for block in blocks] == [None] * count
 
 
-def test_where_no_memory_can_be_locked_ordinary_memory_does(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    ordinary = torch.empty
-
-    def empty(*shape: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
-        if pin_memory:
-            raise RuntimeError("CUDA error: out of memory")
-        return ordinary(*shape, **options)
-
-    monkeypatch.setattr(torch, "empty", empty)
-    monkeypatch.setattr(_device, "_told", threading.Event())
-    for _ in range(3):
-        assert page_locked(128).shape == (128,)
-    (told,) = caplog.messages
-    assert told.startswith("128 bytes could not be page-locked")
-    assert told.endswith("lower in_flight or batch_size: CUDA error: out of memory")
-
-
 def test_threads_that_wait_do_not_wait_for_each_other(staging: Any) -> None:
     stage, stream = staging(CpuLink())
     together_there = threading.Barrier(3)
@@ -443,56 +397,6 @@ def test_ctrl_c_while_the_next_one_is_looked_for_ends_no_looking(staging: Any) -
     stream._poll = poll
     assert same(stage.take()[0], batch(1))
     assert stream.given == 3  # the next one is there again
-
-
-def test_who_waits_for_the_thread_is_told_of_closing(staging: Any) -> None:
-    """Also where the thread has not begun with what it was told to do."""
-    rows = 1 << 18
-    stage, _ = staging(CpuLink(), *(batch(number, rows) for number in range(5)))
-    stage.take()
-    stage._ahead.result(30)
-    busy = threading.Event()
-    stage._aside.submit(busy.wait, 30)
-    stage.take()  # and the next one has to wait for the thread
-    with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(stage.take)
-        eventually(lambda: stage._ahead is None, "it waits for the next one")
-        stage.close()
-        busy.set()
-        with pytest.raises(ClosedError):
-            waiting.result(30)
-
-
-@pytest.mark.parametrize("rows", [4, 1 << 18])
-@pytest.mark.parametrize("in_background", [False, True])
-def test_large_batches_that_are_made_when_asked_for_are_made_aside(
-    staging: Any, monkeypatch: pytest.MonkeyPatch, rows: int, in_background: bool
-) -> None:
-    monkeypatch.setattr(ScriptedStream, "_in_background", in_background)
-    stage, stream = staging(LateLink(), *(batch(number, rows) for number in range(12)))
-    polled_by: list[str] = []
-    poll = stream._poll
-
-    def noted() -> Batch | None:
-        polled_by.append(threading.current_thread().name)
-        found: Batch | None = poll()
-        return found
-
-    stream._poll = noted
-    for number in range(12):
-        tensors, next_index = stage.take()
-        assert same(tensors, batch(number, rows))
-        assert next_index == number + 1
-    stream.add(DeadlineError("none came"))
-    with pytest.raises(DeadlineError):
-        stage.take()
-    aside = rows > 4 and not in_background
-    assert all(name.startswith("replayring staging") == aside for name in polled_by[:11])
-    stage.close()
-    eventually(
-        lambda: not [t for t in threading.enumerate() if t.name.startswith("replayring staging")],
-        "the thread's end",
-    )
 
 
 def test_threads_have_default_devices_which_are_not_for_this() -> None:

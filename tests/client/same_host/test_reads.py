@@ -5,14 +5,11 @@ That they give what the wire gives is shown by the contract suite, which runs ov
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,52 +19,14 @@ import numpy as np
 import pytest
 
 import replayring
-from replayring._sampling import WireStream
 from replayring_proto import files, layout
 from replayring_proto.ring import MappedRing
 from replayring_server.snapshots import restore, snapshot
 from tests.client.conftest import CAPACITY, SPEC
-from tests.client.forking import held_elsewhere, succeeds_in_child
+from tests.client.same_host.support import episode, in_fork, stopped
 from tests.support import ServerProcess, eventually
 
 Connect = Callable[..., replayring.Client]
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path / "data") as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: ServerProcess) -> Iterator[replayring.Client]:
-    with replayring.connect(server.address, timeout=20, same_host=True) as client:
-        yield client
-
-
-@pytest.fixture
-def buffer(client: replayring.Client) -> replayring.Buffer:
-    """A buffer of ten frames, whose reward is their number."""
-    buffer = client.create_buffer("ring", SPEC, CAPACITY, fps=10)
-    buffer.add_episode(episode(10))
-    return buffer
-
-
-def episode(frames: int) -> dict[str, Any]:
-    return {"state": np.zeros((frames, 2)), "reward": np.arange(frames, dtype=np.float32)}
-
-
-def stopped(server: ServerProcess) -> Any:
-    """A context in which the server answers nothing."""
-
-    class Stopped:
-        def __enter__(self) -> None:
-            server.signal(signal.SIGSTOP)
-
-        def __exit__(self, *_: object) -> None:
-            server.signal(signal.SIGCONT)
-
-    return Stopped()
 
 
 def reads_without_server(server: ServerProcess, buffer: replayring.Buffer) -> bool:
@@ -77,24 +36,6 @@ def reads_without_server(server: ServerProcess, buffer: replayring.Buffer) -> bo
             return len(buffer.sample(4, timeout=0.3)["reward"]) == 4
         except replayring.ReplayRingError:
             return False
-
-
-def in_fork(work: Callable[[], Any]) -> Any:
-    """Returns what `work` returns in a forked process, or the text of its error."""
-
-    def tell() -> None:
-        try:
-            ours.send(work())
-        except BaseException as error:
-            ours.send(repr(error))
-
-    context = multiprocessing.get_context("fork")
-    theirs, ours = context.Pipe(duplex=False)
-    process = context.Process(target=tell)
-    process.start()
-    answer = theirs.recv()
-    process.join()
-    return answer
 
 
 def test_every_read_is_from_the_files(server: ServerProcess, buffer: replayring.Buffer) -> None:
@@ -235,21 +176,6 @@ def test_files_that_may_not_be_read_are_read_over_the_wire(
     assert in_fork(ask) == (False, [3])
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-def test_a_stream_can_be_closed_in_a_fork_and_by_the_garbage_collector(
-    buffer: replayring.Buffer,
-) -> None:
-    """Whoever has its lock: a thread of the parent, or this one itself."""
-    stream: Any = buffer.sample_stream(4)
-    with held_elsewhere(stream._lock):
-        assert succeeds_in_child(stream.close)
-    next(stream)
-    with stream._lock:
-        stream.close()
-    with pytest.raises(replayring.ClosedError):
-        next(stream)
-
-
 def test_a_deleted_buffer_is_gone_at_once(
     client: replayring.Client, buffer: replayring.Buffer
 ) -> None:
@@ -293,28 +219,6 @@ def test_files_that_were_moved_away_are_not_read_any_more(
         assert buffer.get([-1])["index"].tolist() == [14]
         eventually(lambda: (next(stream)["index"] >= 10).any(), "new frames are drawn")
         assert not buffer.info().same_host
-
-
-def test_a_stream_whose_files_are_gone_goes_on_as_one_over_the_wire(
-    buffer: replayring.Buffer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Fetched ahead in one call: a call for each batch took as long as ten batches."""
-    opened: list[int] = []
-
-    class Counted(WireStream):
-        def __init__(self, caller: Any, sampling: Any, in_flight: int, *rest: Any) -> None:
-            opened.append(in_flight)
-            super().__init__(caller, sampling, in_flight, *rest)
-
-    monkeypatch.setattr("replayring.buffer.WireStream", Counted)
-    with buffer.sample_stream(4, in_flight=3) as stream:
-        next(stream)
-        buffer._keep_to_the_wire()
-        for _ in range(20):
-            assert len(next(stream)["index"]) == 4
-    assert opened == [3]
-    with pytest.raises(replayring.ClosedError):
-        next(stream)
 
 
 def test_files_that_are_served_no_more_are_let_go_of_once_the_server_says_so(
@@ -397,30 +301,6 @@ def test_what_has_to_wait_waits_at_the_server(
         assert set(buffer.sample(50, drop_n_last_frames=3)["frame_index"]) == {0}
 
 
-def test_a_batch_that_was_waited_for_says_how_fresh_it_is(client: replayring.Client) -> None:
-    buffer = client.create_buffer("waited", SPEC, CAPACITY, fps=10)
-    with ThreadPoolExecutor() as threads, buffer.sample_stream(4, min_frames=3) as stream:
-        waiting = threads.submit(next, stream)
-        eventually(lambda: stream._waits, "it waits at the server")
-        buffer.add_episode(episode(3))
-        assert len(waiting.result(60)["index"]) == 4
-        assert stream.next_index == 3
-        buffer.add_episode(episode(2))
-        next(stream)
-        assert stream.next_index == 5
-
-
-def test_closing_ends_a_wait_at_the_server(client: replayring.Client) -> None:
-    buffer = client.create_buffer("closed", SPEC, CAPACITY, fps=10)
-    stream = buffer.sample_stream(4, timeout=1e6)
-    with ThreadPoolExecutor() as threads:
-        waiting = threads.submit(next, stream)
-        eventually(lambda: stream._waits, "it waits at the server")
-        stream.close()
-        with pytest.raises(replayring.ClosedError):
-            waiting.result(60)
-
-
 def test_seeded_batches_are_those_of_the_wire(
     server: ServerProcess, buffer: replayring.Buffer
 ) -> None:
@@ -433,31 +313,6 @@ def test_seeded_batches_are_those_of_the_wire(
                 assert next(files)["index"].tolist() == next(replies)["index"].tolist()
 
 
-def test_a_seeded_stream_that_had_to_wait_does_not_repeat_itself(
-    client: replayring.Client,
-) -> None:
-    """Its first batch comes from the server, the others from the files."""
-    buffer = client.create_buffer("seeded", SPEC, CAPACITY, fps=10)
-    with ThreadPoolExecutor() as threads, buffer.sample_stream(64, seed=4) as stream:
-        waited = threads.submit(next, stream)
-        eventually(lambda: stream._waits, "it waits at the server")
-        buffer.add_episode(episode(10))
-        drawn = [waited.result(60), next(stream), next(stream)]
-    assert len({tuple(batch["index"].tolist()) for batch in drawn}) == 3
-
-
-def test_threads_that_wait_for_a_seeded_stream_get_batches_of_their_own(
-    client: replayring.Client,
-) -> None:
-    buffer = client.create_buffer("threads", SPEC, CAPACITY, fps=10)
-    with ThreadPoolExecutor(3) as threads, buffer.sample_stream(64, seed=4) as stream:
-        waiting = [threads.submit(next, stream) for _ in range(3)]
-        eventually(lambda: len(stream._waits) == 3, "all of them wait at the server")
-        buffer.add_episode(episode(10))
-        drawn = [one.result(60) for one in waiting] + [next(stream)]
-    assert len({tuple(batch["index"].tolist()) for batch in drawn}) == 4
-
-
 def test_unseeded_batches_differ_between_a_process_and_its_forks(
     buffer: replayring.Buffer,
 ) -> None:
@@ -467,17 +322,6 @@ def test_unseeded_batches_differ_between_a_process_and_its_forks(
         return buffer.sample(64)["index"].tolist()
 
     assert in_fork(draw) != draw()
-
-
-def test_a_stream_belongs_to_its_process(buffer: replayring.Buffer) -> None:
-    stream = buffer.sample_stream(4)
-
-    def take() -> Any:
-        with pytest.raises(replayring.ClosedError) as caught:
-            next(stream)
-        return str(caught.value)
-
-    assert "belongs to the process" in in_fork(take)
 
 
 def test_a_pickled_handle_reads_from_the_files(
