@@ -13,6 +13,7 @@ from replayring_proto import layout
 from replayring_proto.errors import FrameNotFoundError
 from replayring_proto.layout import physical_rows
 from replayring_proto.ring import Counters, FrameColumns, Live, RingReader
+from replayring_proto.ring.live import rows_of
 from replayring_proto.spec import BufferSpec
 
 
@@ -62,6 +63,15 @@ def test_an_index_is_alive_or_the_error_says_what_became_of_it(live: Live, index
 
 def test_no_positions_are_an_empty_answer_even_of_an_empty_ring() -> None:
     assert len(Live(0, 0, 5).index_at(np.array([], np.int64))) == 0
+
+
+ANY = st.integers(-(1 << 63), (1 << 63) - 1)
+
+
+@given(st.lists(ANY, max_size=9), st.integers(1, 1 << 40))
+def test_whatever_a_torn_row_says_a_row_of_the_ring_is_meant(found: list[int], rows: int) -> None:
+    index = np.array([*found, *(-(1 << 63), (1 << 63) - 1, rows, -rows)], np.int64)
+    assert rows_of(index, rows).tolist() == [one % rows for one in index.tolist()]
 
 
 class MovingCounters:

@@ -1,4 +1,4 @@
-"""The live window at one moment, and the order of positions in it. Pure arithmetic."""
+"""The live window at one moment, the order of positions in it, and rows. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -82,3 +82,11 @@ class Live:
                 if len(self)
                 else f"the frame with index {index} {state}: the buffer is empty"
             )
+
+
+def rows_of(index: Indices, physical_rows: int) -> Indices:
+    """Returns the rows that frames lie in: their `index` modulo P, whatever it is."""
+    rows = index // physical_rows  # numpy's own remainder takes twice as long as all of this
+    rows *= -physical_rows
+    rows += index
+    return rows

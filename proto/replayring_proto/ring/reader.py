@@ -29,7 +29,7 @@ from replayring_proto.layout import BOUNDS, physical_rows
 from replayring_proto.pack import Memory, Pack, PackLayout, TensorSpec, aligned_empty
 from replayring_proto.ring.columns import FrameColumns
 from replayring_proto.ring.counters import Counters
-from replayring_proto.ring.live import Indices, Live
+from replayring_proto.ring.live import Indices, Live, rows_of
 from replayring_proto.ring.plan import Plan, WindowGroup
 from replayring_proto.ring.windows import Anchors, Resolved, by_frames, by_seconds
 from replayring_proto.spec import EPISODE_INDEX, IS_PAD_SUFFIX, TIMESTAMP, BufferSpec
@@ -163,7 +163,7 @@ class RingReader:
     ) -> tuple[Pack, int, ToleranceError | None]:
         """Gathers once; also returns the oldest frame touched, and a complaint if any."""
         pack = Pack(plan.layout(len(index)), memory)
-        rows = index % self._rows
+        rows = rows_of(index, self._rows)
         self.columns.gather(plan.plain, rows, pack.arrays)
         oldest = int(index.min(initial=live.end))
         misses: ToleranceError | None = None
@@ -186,7 +186,7 @@ class RingReader:
         return by_seconds(anchors, group.seconds, plan.tolerance_s, self._times_at)
 
     def _gather_window(self, group: WindowGroup, resolved: Resolved, pack: Pack) -> None:
-        self.columns.gather(group.fetch, resolved.index % self._rows, pack.arrays)
+        self.columns.gather(group.fetch, rows_of(resolved.index, self._rows), pack.arrays)
         for column in group.columns:
             pack.arrays[column.name + IS_PAD_SUFFIX][...] = resolved.is_pad
 
@@ -209,16 +209,16 @@ class RingReader:
         )
 
     def _times_at(self, index: Indices) -> npt.NDArray[np.float64]:
-        return self.columns[TIMESTAMP][index % self._rows]
+        return self.columns[TIMESTAMP][rows_of(index, self._rows)]
 
     def frames_after(self, index: Indices) -> Indices:
         """Returns how many frames follow each in its episode. Meaningful for whole rows only."""
-        ends: Indices = self._ends[index % self._rows]
+        ends: Indices = self._ends[rows_of(index, self._rows)]
         return ends - index - 1
 
     def ends_of(self, index: Indices) -> Indices | None:
         """Returns where the episode of each frame ends; None if writers overtook this read."""
-        ends: Indices = self._ends[index % self._rows]
+        ends: Indices = self._ends[rows_of(index, self._rows)]
         return ends if int(index.min()) >= self._oldest_whole else None
 
     def state(self, *, steady: bool = False) -> tuple[Live, int, int]:
