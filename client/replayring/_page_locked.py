@@ -24,31 +24,34 @@ class Reserve:
 
     It keeps as many blocks as were taken at most between two fillings, each of the largest size
     that was asked for. What comes before the first filling gets ordinary memory, from which copies
-    are slower.
+    are slower; how much that was says nothing, as all that is in flight comes at once then.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._blocks: deque[Tensor] = deque()
         self._nbytes = 0
-        self._count = 0
+        self._filled = False
+        self._count = 1
         self._taken = 0
 
     def take(self, nbytes: int) -> Tensor:
         """Returns memory: uint8, of shape (nbytes,). Calls nothing of CUDA's."""
         with self._lock:
-            self._taken += 1
             if nbytes > self._nbytes:
-                self._nbytes = nbytes
+                self._nbytes, self._filled = nbytes, False
                 self._blocks.clear()
+            self._taken += self._filled
             block = self._blocks.popleft() if self._blocks else None
         return ordinary(nbytes) if block is None else block[:nbytes]
 
     def fill(self) -> None:
         """Allocates what is missing. For the thread that uses the device."""
         with self._lock:
+            if not self._nbytes:
+                return
             self._count = max(self._count, self._taken)
-            self._taken = 0
+            self._taken, self._filled = 0, True
             nbytes, missing = self._nbytes, self._count - len(self._blocks)
         for _ in range(missing):
             block = page_locked(nbytes)

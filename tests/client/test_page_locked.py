@@ -51,16 +51,28 @@ def system(monkeypatch: pytest.MonkeyPatch) -> System:
 
 def test_there_is_as_much_in_stock_as_is_taken_in_between(system: System) -> None:
     reserve = Reserve()
-    assert [system.locks(reserve.take(100)) for _ in range(3)] == [False] * 3
+    assert not system.locks(reserve.take(100))
+    reserve.fill()
+    assert [system.locks(reserve.take(100)) for _ in range(3)] == [True, False, False]
     reserve.fill()
     for _ in range(4):
         blocks = [reserve.take(100) for _ in range(3)]
         assert all(system.locks(block) and len(block) == 100 for block in blocks)
         assert len({block.data_ptr() for block in blocks}) == 3
         reserve.fill()
-    assert not system.locks([reserve.take(100) for _ in range(4)][3])
+
+
+def test_what_came_before_the_first_filling_is_no_measure(system: System) -> None:
+    """All that is in flight: as much again would lie in stock, for good."""
+    reserve = Reserve()
+    for _ in range(9):
+        reserve.take(100)
     reserve.fill()
-    assert all(system.locks(reserve.take(100)) for _ in range(4))
+    assert len(system.blocks) == 1
+    for _ in range(9):
+        reserve.take(200)
+    reserve.fill()
+    assert len(system.blocks) == 2
 
 
 def test_little_is_taken_of_what_is_larger(system: System) -> None:
@@ -76,13 +88,13 @@ def test_little_is_taken_of_what_is_larger(system: System) -> None:
 def test_larger_ones_take_the_place_of_smaller_ones(system: System) -> None:
     reserve = Reserve()
     reserve.take(64)
-    reserve.take(64)
     reserve.fill()
     assert not system.locks(reserve.take(65))
     reserve.fill()
-    assert [len(block) for block in system.blocks] == [64, 64, 65, 65]
-    assert system.locks(reserve.take(65))
+    assert [len(block) for block in system.blocks] == [64, 65]
     assert system.locks(reserve.take(64))
+    reserve.fill()
+    assert system.locks(reserve.take(65))
 
 
 def test_nothing_is_allocated_unasked(system: System) -> None:
