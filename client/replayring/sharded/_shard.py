@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -83,8 +84,12 @@ class Shard:
         channel, caller = self.client._channel, self.client._caller
         try:
             while self.lost:
-                if caller.unreachable() is None:
+                begun = time.monotonic()
+                failure = caller.unreachable()
+                if failure is None:
                     channel.outage.answered()
+                elif isinstance(failure, AWAY):
+                    channel.outage.failed(failure, begun)
                 channel.check_open()
                 channel.wait_closed(_LOOK_SECONDS)
         except ClosedError:
