@@ -12,11 +12,12 @@ from replayring._patience import Patience
 from replayring.client import MAX_VERSION, Client
 from replayring.parameters import Parameters
 from replayring.sharded import _parameters, infos, statuses
+from replayring.sharded._asking import answers_of_servers
 from replayring.sharded._part import Creation
 from replayring.sharded._shard import Shard, ask_all, ask_present, raise_first
 from replayring.sharded.buffer import ShardedBuffer
 from replayring.sharded.statuses import ShardedServerStatus
-from replayring_proto.errors import NotFoundError
+from replayring_proto.errors import NotFoundError, ReplayRingError
 from replayring_proto.messages import BufferInfo
 from replayring_proto.spec import BufferSpec, check_name
 
@@ -125,8 +126,10 @@ class ShardedClient:
 
         Raises:
             InvalidSpecError: the shards do not agree on the spec of one.
+            AccessDeniedError, TLSError, StorageError: no shard lets this client in.
+            ServerUnavailableError, DeadlineError: no shard that does could be reached.
         """
-        listed = ask_present(
+        listed, refused = answers_of_servers(
             self._shards,
             lambda shard, left: shard.hasty.buffers(timeout=left),
             self._patience("listing buffers", timeout),
@@ -135,8 +138,9 @@ class ShardedClient:
         for shard, there in listed.items():
             for info in there:
                 by_name.setdefault(info.name, {})[shard.name] = info
-        asked = [shard.name for shard in listed]
-        return [self._sum(name, parts, asked) for name, parts in sorted(by_name.items())]
+        without = {shard.name: why for shard, why in refused.items()}
+        without |= {shard.name: NotFoundError("not listed") for shard in listed}
+        return [self._sum(name, parts, without) for name, parts in sorted(by_name.items())]
 
     def delete_buffer(self, name: str, *, timeout: float | None = None) -> None:
         """Deletes a buffer and its files on every shard.
@@ -160,14 +164,19 @@ class ShardedClient:
         """Returns how the shards are doing: what each says, and sums over those within reach.
 
         Raises:
-            ServerUnavailableError, DeadlineError: no shard could be reached.
+            AccessDeniedError, TLSError, StorageError: no shard lets this client in.
+            ServerUnavailableError, DeadlineError: no shard that does could be reached.
         """
-        told = ask_present(
+        told, refused = answers_of_servers(
             self._shards,
             lambda shard, left: shard.hasty.status(timeout=left),
             self._patience("asking for the shards' status", timeout),
         )
-        return statuses.total(self.shards, {shard.name: one for shard, one in told.items()})
+        return statuses.total(
+            self.shards,
+            {shard.name: one for shard, one in told.items()},
+            {shard.name: str(why) for shard, why in refused.items()},
+        )
 
     # Parameters
 
@@ -230,9 +239,10 @@ class ShardedClient:
         infos.check_distinct(creation.name, known)
         return ShardedBuffer(self, creation, places)
 
-    def _sum(self, name: str, parts: Mapping[str, BufferInfo], asked: Sequence[str]) -> BufferInfo:
+    def _sum(
+        self, name: str, parts: Mapping[str, BufferInfo], without: Mapping[str, ReplayRingError]
+    ) -> BufferInfo:
         share = infos.agreed(name, {shard: info.spec for shard, info in parts.items()})
-        without = {one: NotFoundError("not listed") for one in asked if one not in parts}
         spec = infos.whole_of(share, len(self._shards))
         return infos.total(self.shards, spec, parts, without)
 
