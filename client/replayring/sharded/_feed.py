@@ -130,7 +130,7 @@ class WireFeed(Background):
         if since is None or self.empty or self.blocks or self.part.shard.lost:
             return
         if time.monotonic() - since > SILENT_SECONDS:
-            silence = DeadlineError(f"it gave no frames for {SILENT_SECONDS:g} s")
+            silence = DeadlineError(f"it gave nothing for {SILENT_SECONDS:g} s")
             self.part.shard.client._channel.outage.silent(silence)
 
     @property
@@ -163,10 +163,18 @@ class WireFeed(Background):
         return failure if passing(failure) else named(self.part.shard, failure)
 
     def _open(self) -> ReplayRingError | None:
+        """Makes sure that the buffer is there; the others do not wait for that for long."""
+        if self.part.is_open:
+            return None
+        with self._lock:
+            self._since = time.monotonic()
         try:
             self.part.open(self.part.shard.hasty, None)
         except ReplayRingError as error:
             return error
+        finally:
+            with self._lock:
+                self._since = None
         return None
 
     def _converse(self, stub: Stub) -> None:
