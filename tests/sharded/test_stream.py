@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 from collections import deque
 from typing import Any
@@ -453,6 +454,23 @@ def next_or_none(stream: replayring.SampleStream) -> object:
         return next(stream)
     except replayring.DeadlineError:
         return None
+
+
+def test_a_shard_whose_buffer_is_damaged_is_not_said_to_lack_it(
+    client: replayring.ShardedClient, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers do not list such a buffer; `create_buffer`, which was recommended, does not help."""
+    client.create_buffer(name, SPEC, 3000)
+    damaged = client._shards[1].hasty
+
+    def look(name: str, timeout: float) -> replayring.Buffer:
+        raise replayring.StorageError("it is not served: its cursor is cut short")
+
+    monkeypatch.setattr(damaged, "buffers", lambda timeout: [])
+    monkeypatch.setattr(damaged, "buffer", look)
+    (listed,) = (one for one in client.buffers() if one.name == name)
+    assert list(listed.missing) == [damaged.address]
+    assert re.match("it does not give it: .*it is not served", listed.missing[damaged.address])
 
 
 def test_info_sums_and_lists(client: replayring.ShardedClient, name: str) -> None:
