@@ -13,7 +13,7 @@ import pytest
 import replayring
 from replayring import shard_of
 from replayring.top.readings import readings
-from tests.sharded.conftest import SPEC, add_to
+from tests.sharded.conftest import SPEC, Shards, add_to, connect
 from tests.support import ServerProcess, eventually
 
 pytestmark = [pytest.mark.usefixtures("no_threads_left"), pytest.mark.timeout(240)]
@@ -112,6 +112,19 @@ def test_it_is_left_out_and_said_to_be_and_taken_back(
         guarded.servers[0][0].kill()
         with pytest.raises(replayring.ServerUnavailableError, match=f"{first} could.*{second}: "):
             client.status(timeout=0.5)  # which `top` takes for an absence
+
+
+def test_one_that_came_back_with_tls_is_said_to_have(
+    calm_shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was said to be away for as long as the client lived."""
+    with connect(calm_shards, timeout=20) as client:
+        lost = client._shards[1]
+        wrong = replayring.TLSError("the server speaks TLS")
+        monkeypatch.setattr(lost.client._caller, "unreachable", lambda: wrong)
+        lost.client._channel.outage.silent(replayring.DeadlineError("silence"))
+        lost.look_out()
+        eventually(lambda: not lost.lost, "it is asked again")
 
 
 def refused(ask: object) -> bool:

@@ -21,6 +21,7 @@ from replayring_proto.errors import (
     DeadlineError,
     ReplayRingError,
     ServerUnavailableError,
+    TLSError,
 )
 
 T = TypeVar("T")
@@ -86,8 +87,8 @@ class Shard:
             while self.lost:
                 begun = time.monotonic()
                 failure = caller.unreachable()
-                if failure is None:
-                    channel.outage.answered()
+                if failure is None or isinstance(failure, TLSError):
+                    channel.outage.answered()  # whoever asks next is told what is wrong, if it is
                 elif isinstance(failure, AWAY):
                     channel.outage.failed(failure, begun)
                 channel.check_open()
