@@ -108,6 +108,7 @@ def _buffer(parts: Sequence[BufferStatus]) -> BufferStatus:
         num_episodes=sum(part.num_episodes for part in parts),
         next_episode_index=sum(part.next_episode_index for part in parts),
         opened_index=sum(part.opened_index for part in parts),
+        opened_episode_index=sum(part.opened_episode_index for part in parts),
         durable_index=sum(part.durable_index for part in parts),
         disk_bytes=sum(part.disk_bytes for part in parts),
         duplicates=sum(part.duplicates for part in parts),
