@@ -69,14 +69,19 @@ class Sender(Background):
         *,
         timeout: float | None = None,
         spill: Spill | None = None,
+        on_missing: Callable[[ReplayRingError], None] | None = None,
     ) -> None:
-        """Takes over a spill, and goes on with what an earlier process left there."""
+        """Takes over a spill, and goes on with what an earlier process left there.
+
+        `on_missing` is told the error when the server says that the buffer is not there.
+        """
         super().__init__(caller, "writer")
         self.writer_id = writer_id
         self.acknowledged = 0
         self.last: Acknowledgement | None = None
         self._buffer = buffer
         self._timeout = timeout
+        self._on_missing = on_missing
         self._backlog = Backlog(
             f"writer {writer_id} of {buffer!r}", max_bytes, spill, caller.channel.outage
         )
@@ -336,6 +341,8 @@ class Sender(Background):
     def _give_up(self, failure: ReplayRingError) -> None:
         """Drops the episode that the server refused; all of them where their buffer is gone."""
         self._failed = 0
+        if isinstance(failure, NotFoundError) and self._on_missing:
+            self._on_missing(failure)
         if isinstance(failure, ClosedError):
             self._ended = True
         elif self._backlog:

@@ -87,11 +87,12 @@ class Writer:
         max_spill_bytes: int = DEFAULT_SPILL_BYTES,
         timeout: float | None = None,
         relabel: Relabel | None = None,
+        on_missing: Callable[[ReplayRingError], None] | None = None,
     ) -> None:
         """Prepares for writing; what is left in a spill directory is sent from now on.
 
         Args are those of `Buffer.writer`, and `relabel`, which turns an acknowledgement of this
-        server into what the caller is to see; None for as it is.
+        server into what the caller is to see; None for as it is. And `on_missing`, as of `Sender`.
         """
         in_flight = whole(max_in_flight_bytes, "max_in_flight_bytes", 1)
         max_spill = whole(max_spill_bytes, "max_spill_bytes", 1)
@@ -112,6 +113,7 @@ class Writer:
                 in_flight,
                 timeout=timeout,
                 spill=spill,
+                on_missing=on_missing,
             ),
             relabel,
         )

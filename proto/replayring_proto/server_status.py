@@ -92,6 +92,7 @@ class BufferStatus:
     num_episodes: int
     next_episode_index: int
     opened_index: int
+    opened_episode_index: int
     durable_index: int
     disk_bytes: int
     duplicates: int
@@ -108,13 +109,22 @@ class BufferStatus:
         return self.next_index - self.oldest_index
 
     @property
+    def frames_added(self) -> int:
+        """Frames added since the server opened the buffer."""
+        return self.next_index - self.opened_index
+
+    @property
+    def episodes_added(self) -> int:
+        """Episodes added since the server opened the buffer."""
+        return self.next_episode_index - self.opened_episode_index
+
+    @property
     def samples_per_insert(self) -> float | None:
         """How often each frame was sampled, over all added since the server opened the buffer.
 
         None if none was added.
         """
-        added = self.next_index - self.opened_index
-        return self.frames_sampled / added if added else None
+        return self.frames_sampled / self.frames_added if self.frames_added else None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ def buffer(name: str = "online", **changes: Any) -> BufferStatus:
         num_episodes=5,
         next_episode_index=5,
         opened_index=0,
+        opened_episode_index=0,
         durable_index=250,
         disk_bytes=1 << 20,
         duplicates=0,

@@ -23,6 +23,7 @@ from replayring_proto.server_status import (
 )
 from replayring_proto.v1 import replay_pb2
 from replayring_server.service import reporting
+from replayring_server.telemetry.families import families_of
 from tests.service.frames import CAPACITY, SPEC, episode
 from tests.support import LocalServer, ServerProcess, eventually
 from tests.wire import METHODS, Refused, Wire, episode_messages, start_message
@@ -286,7 +287,11 @@ def test_a_restart_sets_back_what_does_not_come_from_files(tmp_path: Path) -> No
     with ServerProcess(data) as server, Wire(server.address) as wire:
         found = buffer(wire)
         assert (found.next_index, found.opened_index, found.frames_sampled) == (4, 4, 0)
+        assert (found.next_episode_index, found.opened_episode_index) == (1, 1)
         assert found.samples_per_insert is None
+        counts = {f.name: f.values for f in families_of(status(wire)) if f.values}
+        for name, added in (("frames_added", 0), ("episodes_added", 0), ("next_index", 4)):
+            assert counts[f"replayring_buffer_{name}"] == [(("b",), added)]
         assert found.writers == ()
 
 

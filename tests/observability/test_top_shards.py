@@ -62,6 +62,17 @@ def test_one_that_is_away_is_shown_as_such() -> None:
     assert row(lines, "online")["frames"] == "250"
 
 
+def test_one_that_refuses_is_shown_as_such() -> None:
+    now = total(["a:1", "b:2"], {"a:1": server()}, {"b:2": "the token is wrong"})
+    lines = drawn(now)
+    assert "at 1 of 2 shards" in lines[0]
+    assert "not counted: b:2: the token is wrong" in lines
+    assert not any("away" in line for line in lines)
+    found = row(lines, "b:2")
+    assert found["state"] == "refuses"
+    assert row(lines, "online")["frames"] == "250"
+
+
 def test_when_all_are_away_none_looks_as_if_it_were_there() -> None:
     last = told("a:1", "b:2", a=server(), b=server())
     lines = drawn(last, trouble="all shards are away", away={"a:1": 3.0, "b:2": 9.0})

@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 import replayring
 from replayring import shard_of
-from replayring.sharded import _shard
+from replayring.sharded import _feed, _shard
+from replayring.sharded._part import Creation
 from tests.sharded.conftest import SPEC, Shards, add_to, connect
 from tests.support import eventually
 
@@ -46,6 +48,31 @@ def test_what_others_can_answer_does_not_wait_for_it(
         assert sum("cannot be reached (it is silent" in r.message for r in caplog.records) == 1
         shards.signal(0, signal.SIGCONT)
         eventually(lambda: buffer.info().num_frames == 7, "it is found again")
+
+
+def test_a_stream_does_not_wait_for_one_that_takes_long_to_give_the_buffer(
+    client: replayring.ShardedClient, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one may that was away when it was opened: the first batch took the client's timeout."""
+    monkeypatch.setattr(_feed, "SILENT_SECONDS", 0.1)
+    buffer = client.create_buffer(name, SPEC, 3000)
+    add_to(buffer, 0, 5)
+    slow = buffer._parts[1]
+    slow.is_open, goes_on, create = False, threading.Event(), Creation.open
+
+    def open_slowly(creation: Creation, through: replayring.Client, timeout: float | None) -> Any:
+        if through is slow.shard.hasty:
+            goes_on.wait(TIMEOUT)
+        return create(creation, through, timeout)
+
+    monkeypatch.setattr(Creation, "open", open_slowly)
+    with buffer.sample_stream(4, timeout=3) as stream:
+        try:
+            assert shard_of(next(stream)["index"]).tolist() == [0] * 4
+            assert slow.shard.lost
+        finally:
+            goes_on.set()
+        eventually(lambda: slow.is_open and not slow.shard.lost, "it is taken back")
 
 
 def test_a_shard_that_is_there_and_slow_is_waited_for(

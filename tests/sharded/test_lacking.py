@@ -11,7 +11,7 @@ import pytest
 
 import replayring
 from replayring import RemoteDataset, shard_of
-from replayring.sharded import _part
+from replayring.sharded import _moving, _part
 from tests.sharded.conftest import SPEC, Shards, add_to, connect, episode
 from tests.sharded.test_loss import identity_of
 from tests.support import eventually
@@ -123,8 +123,28 @@ def notice_by_a_stream(buffer: replayring.ShardedBuffer) -> None:
         next(stream)
 
 
+def notice_by_a_writer(buffer: replayring.ShardedBuffer) -> None:
+    """The next writer went there again, and its episodes were dropped as well."""
+    lose_an_episode(buffer.writer(writer_id=buffer._identity[1]))
+
+
+def notice_by_one_that_moves(buffer: replayring.ShardedBuffer) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_moving, "new_writer_id", lambda: buffer._identity[1])
+        lose_an_episode(buffer.writer(on_outage="move"))
+
+
+def lose_an_episode(writer: replayring.Writer) -> None:
+    with writer:
+        writer.add_episode(episode(2))
+        with pytest.raises(replayring.NotFoundError, match="'b'"):
+            writer.flush()
+
+
 NOTICE = {
     "adding": notice_by_adding,
+    "a writer": notice_by_a_writer,
+    "a writer that moves": notice_by_one_that_moves,
     "info": replayring.ShardedBuffer.info,
     "a batch": lambda buffer: buffer.sample(4),
     "a stream": notice_by_a_stream,

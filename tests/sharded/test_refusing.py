@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 import replayring
 from replayring import shard_of
-from tests.sharded.conftest import SPEC, add_to
+from replayring.top.readings import readings
+from tests.sharded.conftest import SPEC, Shards, add_to, connect
 from tests.support import ServerProcess, eventually
 
 pytestmark = [pytest.mark.usefixtures("no_threads_left"), pytest.mark.timeout(240)]
@@ -55,7 +57,10 @@ def guarded(tmp_path: Path) -> Iterator[Guarded]:
 def test_it_is_left_out_and_said_to_be_and_taken_back(
     guarded: Guarded, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Streams went on without it, but for those that counted frames first; all else failed."""
+    """Streams went on without it, but for those that counted frames first; all else failed.
+
+    So did what is of no one buffer, until later: `top` ended.
+    """
     first, second = guarded.addresses
     with replayring.connect(
         [first, second], timeout=20, token=OLD.split()[1], same_host=False
@@ -77,6 +82,15 @@ def test_it_is_left_out_and_said_to_be_and_taken_back(
         with buffer.sample_stream(4, min_frames=2) as stream:
             assert shard_of(next(stream)["index"]).tolist() == [0] * 4
             assert stream.next_index == buffer.info().next_index == 3
+        (listed,) = client.buffers()
+        assert (listed.num_frames, list(listed.missing)) == (3, [second])
+        assert "it does not give it: ListBuffers: " in listed.missing[second]
+        status = client.status()
+        assert (status.shards[second], status.buffers[0].num_frames) == (None, 3)
+        assert list(status.refusals) == [second]
+        assert "token" in status.refusals[second]
+        (outcome,) = islice(readings(client, 0.1), 1)
+        assert outcome.away == {}
         versions = client.watch("p", timeout=20)
         assert [next(client.watch("p", timeout=20)).version for _ in range(4)] == [1] * 4
         assert client.latest("p").version == next(versions).version == 1
@@ -84,6 +98,8 @@ def test_it_is_left_out_and_said_to_be_and_taken_back(
         asking = [
             lambda: buffer.info(),
             lambda: client.latest("p"),
+            lambda: client.buffers(),
+            lambda: client.status(),
             lambda: next(client.watch("p", timeout=20)),
         ]
         for ask in asking:
@@ -91,6 +107,24 @@ def test_it_is_left_out_and_said_to_be_and_taken_back(
         guarded.exchange(0, OLD)
         guarded.exchange(1, OLD)
         eventually(lambda: (found := seen(buffer)) and not found.missing, "both do again")
+        guarded.exchange(1, NEW)
+        eventually(lambda: client.status().refusals, "it lets nobody in once more")
+        guarded.servers[0][0].kill()
+        with pytest.raises(replayring.ServerUnavailableError, match=f"{first} could.*{second}: "):
+            client.status(timeout=0.5)  # which `top` takes for an absence
+
+
+def test_one_that_came_back_with_tls_is_said_to_have(
+    calm_shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was said to be away for as long as the client lived."""
+    with connect(calm_shards, timeout=20) as client:
+        lost = client._shards[1]
+        wrong = replayring.TLSError("the server speaks TLS")
+        monkeypatch.setattr(lost.client._caller, "unreachable", lambda: wrong)
+        lost.client._channel.outage.silent(replayring.DeadlineError("silence"))
+        lost.look_out()
+        eventually(lambda: not lost.lost, "it is asked again")
 
 
 def refused(ask: object) -> bool:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 from collections import deque
+from typing import Any
 
 import numpy as np
 import pytest
 
 import replayring
-from replayring import shard_of
+from replayring import _replies, shard_of
 from replayring.sharded import _one_batch
-from tests.sharded.conftest import Draws, Shards, in_a_stream, one_by_one
+from replayring_proto.pack import PackAssembler
+from tests.sharded.conftest import SPEC, Draws, Shards, add_to, in_a_stream, one_by_one
 from tests.support import eventually
 
 ADDED = {"equal": (300, 300, 300), "1:10:100": (5, 50, 500), "two empty": (0, 0, 40)}
@@ -331,6 +334,29 @@ def test_close_ends_who_waits(buffer: replayring.ShardedBuffer) -> None:
     stream.close()
 
 
+def test_memory_that_fails_once_for_what_a_shard_sends_is_told_of_once(
+    calm_shards: Shards, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended the shard's thread with a traceback, and the stream waited for that shard."""
+    calls = itertools.count(1)
+
+    def assembler(*arguments: Any) -> PackAssembler:
+        if next(calls) == 4:
+            raise MemoryError("used up")
+        return PackAssembler(*arguments)
+
+    with replayring.connect(calm_shards.address, timeout=20, same_host=False) as client:
+        buffer = client.create_buffer(name, SPEC, 3000)
+        for shard in range(3):
+            add_to(buffer, shard, 5)
+        monkeypatch.setattr(_replies, "PackAssembler", assembler)
+        with buffer.sample_stream(16, in_flight=1, timeout=5) as stream:
+            with pytest.raises(replayring.InvalidRequestError, match=r"^shard .*used up"):
+                list(itertools.islice(stream, 1000))
+            for _ in range(10):
+                assert len(next(stream)["index"]) == 16
+
+
 def test_a_deleted_buffer_ends_the_stream(buffer: replayring.ShardedBuffer) -> None:
     fill(buffer, 3, 3, 3)
     with buffer.sample_stream(5, in_flight=1) as stream:
@@ -428,6 +454,23 @@ def next_or_none(stream: replayring.SampleStream) -> object:
         return next(stream)
     except replayring.DeadlineError:
         return None
+
+
+def test_a_shard_whose_buffer_is_damaged_is_not_said_to_lack_it(
+    client: replayring.ShardedClient, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers do not list such a buffer; `create_buffer`, which was recommended, does not help."""
+    client.create_buffer(name, SPEC, 3000)
+    damaged = client._shards[1].hasty
+
+    def look(name: str, timeout: float) -> replayring.Buffer:
+        raise replayring.StorageError("it is not served: its cursor is cut short")
+
+    monkeypatch.setattr(damaged, "buffers", lambda timeout: [])
+    monkeypatch.setattr(damaged, "buffer", look)
+    (listed,) = (one for one in client.buffers() if one.name == name)
+    assert list(listed.missing) == [damaged.address]
+    assert re.match("it does not give it: .*it is not served", listed.missing[damaged.address])
 
 
 def test_info_sums_and_lists(client: replayring.ShardedClient, name: str) -> None:

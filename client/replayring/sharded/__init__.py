@@ -57,9 +57,10 @@ Samples
 
 A shard that is lost
     It counts as away when two attempts to reach it failed, or when it was silent for 1.5 s while
-    something was wanted of it. The log says that once, and once that it is back. Streams go on
-    with the others and take it back when it answers. `info`, `buffers`, `status`, `read_columns`,
-    positions and `latest` are about the shards that can be reached. What is asked of one shard
+    something was wanted of it. The log says that once, and once that it is back; of one that
+    is slow, and away again and again, it says so now and then. Streams go on with the others and
+    take it back when it answers. `info`, `buffers`, `status`, `read_columns`, positions and
+    `latest` are about the shards that can be reached. What is asked of one shard
     alone (a frame by `index`, a writer's episode) waits for it, up to the timeout. When all are
     away, or those that are not lack the buffer, everything waits as it does for one server.
 

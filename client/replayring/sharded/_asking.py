@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from replayring._patience import LOCKED_OUT, Patience
 from replayring.sharded._part import Part
-from replayring.sharded._shard import AWAY, Shard, ask_present
+from replayring.sharded._shard import Shard, ask_present, named
 from replayring_proto.errors import NotFoundError, ReplayRingError, ServerUnavailableError
 
 _LOGGER = logging.getLogger(__name__)
@@ -68,33 +68,84 @@ def _answers_now(
 ) -> tuple[dict[Part, T], dict[Part, ReplayRingError]]:
     """Asks all shards that can be reached, at least one; see `answers_of` for what it returns."""
 
-    def ask_one(shard: Shard, left: float) -> T | _Without:
+    def ask_one(shard: Shard, left: float) -> T:
         part = parts[shard.number]
         try:
             answer = ask(part, left)
-        except (NotFoundError, *LOCKED_OUT) as error:
+        except ReplayRingError as error:
             if isinstance(error, LOCKED_OUT) and not part.refusing:
                 _LOGGER.warning("%s is left out: %s", shard.name, error)
-            part.note(error)
-            return _Without(error)
-        except AWAY as error:
             part.note(error)
             raise
         part.note(None)
         return answer
 
-    found: dict[Part, T] = {}
-    without: dict[Part, ReplayRingError] = {}
-    for shard, answer in ask_present([part.shard for part in parts], ask_one, patience).items():
+    shards = [part.shard for part in parts]
+    found, without = _apart(shards, ask_one, patience, (NotFoundError, *LOCKED_OUT))
+    return (
+        {parts[shard.number]: answer for shard, answer in found.items()},
+        {parts[shard.number]: why for shard, why in without.items()},
+    )
+
+
+def answers_of_servers(
+    shards: Sequence[Shard], ask: Callable[[Shard, float], T], patience: Patience
+) -> tuple[dict[Shard, T], dict[Shard, ReplayRingError]]:
+    """Asks all shards that can be reached for what is of no one buffer.
+
+    Args:
+        shards: all shards.
+        ask: asks one, by its `hasty` client, within some seconds.
+        patience: the time.
+
+    Returns:
+        The answers, at least one; and why others that were reached give none.
+
+    Raises:
+        AccessDeniedError, TLSError, StorageError: all were reached, and none gives one.
+        ServerUnavailableError: others could not be reached in time.
+    """
+    while True:
+        found, without = _apart(shards, ask, patience, LOCKED_OUT)
+        if found:
+            return found, without
+        refusal = named(*next(iter(without.items())))
+        if len(without) == len(shards):
+            raise refusal
+        if not patience.wait(shards[0].client._channel):
+            away = ", ".join(shard.name for shard in shards if shard not in without)
+            raise ServerUnavailableError(
+                f"{patience.what}: {away} could not be reached within {patience.timeout:g} s, and "
+                f"no other shard gives an answer: {refusal}"
+            )
+
+
+def _apart(
+    shards: Sequence[Shard],
+    ask: Callable[[Shard, float], T],
+    patience: Patience,
+    bearable: tuple[type[ReplayRingError], ...],
+) -> tuple[dict[Shard, T], dict[Shard, ReplayRingError]]:
+    """Asks all shards that can be reached, at least one; sets those apart that fail bearably."""
+
+    def ask_one(shard: Shard, left: float) -> T | _Without:
+        try:
+            return ask(shard, left)
+        except bearable as error:
+            return _Without(error)
+
+    found: dict[Shard, T] = {}
+    without: dict[Shard, ReplayRingError] = {}
+    for shard, answer in ask_present(shards, ask_one, patience).items():
         if isinstance(answer, _Without):
-            without[parts[shard.number]] = answer.why
+            without[shard] = answer.why
         else:
-            found[parts[shard.number]] = answer
+            found[shard] = answer
     return found, without
 
 
 @dataclass(frozen=True)
 class _Without:
-    """What a shard answers that does not give the buffer."""
+    """What a shard answers that does not give what it is asked for."""
 
     why: ReplayRingError

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from replayring._background import Background, Guard
+from replayring._batch import MemoryFailedError
 from replayring._channel import Stub
 from replayring._patience import LASTING_SECONDS, LOCKED_OUT, passing
 from replayring._replies import Arrays, read_pack
@@ -56,9 +57,8 @@ class Feed(Protocol):
     def out(self) -> bool:
         """Whether the others are to go on without it."""
 
-    @property
-    def failure(self) -> ReplayRingError | None:
-        """Why it never will, or None."""
+    def check(self) -> None:
+        """Raises why it never will; or what is to be told once, and then it goes on."""
 
     def aim(self, frames: int, batch: int, since: float) -> None:
         """Says how many frames are wanted ahead, for which batch, and since which they count."""
@@ -95,7 +95,7 @@ class WireFeed(Background):
         self.blocks: deque[Block] = deque()
         self.empty = False
         self.seen = 0
-        self.failure: ReplayRingError | None = None
+        self._failure: ReplayRingError | None = None
         self._sampling = sampling
         self._form = Form.of_view(sampling.buffer, part.buffer.spec, sampling.query.view)
         self._wanted = 0
@@ -114,6 +114,13 @@ class WireFeed(Background):
         trouble = self._trouble
         return self.part.shard.lost or (trouble is not None and not passing(trouble))
 
+    def check(self) -> None:
+        if (failure := self._failure) is not None:
+            if not self._ended:
+                self._failure = None
+                self._changed.notify_all()
+            raise type(failure)(str(failure))
+
     def aim(self, frames: int, batch: int, since: float) -> None:
         self._wanted, self._batch, self._counted_since = frames, batch, since
         if not self._has_work():
@@ -130,7 +137,7 @@ class WireFeed(Background):
         if since is None or self.empty or self.blocks or self.part.shard.lost:
             return
         if time.monotonic() - since > SILENT_SECONDS:
-            silence = DeadlineError(f"it gave no frames for {SILENT_SECONDS:g} s")
+            silence = DeadlineError(f"it gave nothing for {SILENT_SECONDS:g} s")
             self.part.shard.client._channel.outage.silent(silence)
 
     @property
@@ -140,7 +147,7 @@ class WireFeed(Background):
         return self._asked + sum(here)
 
     def _has_work(self) -> bool:
-        return self.failure is None and 2 * self._have <= self._wanted
+        return self._failure is None and 2 * self._have <= self._wanted
 
     def _take_units(self) -> int:
         """Returns how many units to ask for now, which then count as asked for."""
@@ -163,10 +170,18 @@ class WireFeed(Background):
         return failure if passing(failure) else named(self.part.shard, failure)
 
     def _open(self) -> ReplayRingError | None:
+        """Makes sure that the buffer is there; the others do not wait for that for long."""
+        if self.part.is_open:
+            return None
+        with self._lock:
+            self._since = time.monotonic()
         try:
             self.part.open(self.part.shard.hasty, None)
         except ReplayRingError as error:
             return error
+        finally:
+            with self._lock:
+                self._since = None
         return None
 
     def _converse(self, stub: Stub) -> None:
@@ -181,6 +196,10 @@ class WireFeed(Background):
             with stub.converse(_METHOD, iter(requests.get, None), LASTING_SECONDS) as call:
                 for message in call:
                     self._deliver(life, *read_pack(message, call, self._caller.max_reply_bytes))
+        except MemoryError as error:
+            raise MemoryFailedError(
+                f"there is no memory for what it sends ({error}); lower batch_size or in_flight"
+            ) from None
         finally:
             with self._lock:
                 self._requests, self._asked, self._since = None, 0, None
@@ -211,8 +230,8 @@ class WireFeed(Background):
 
     def _give_up(self, failure: ReplayRingError) -> None:
         if not self._ended:
-            self.failure = failure
-            self._ended = True
+            self._failure = failure
+            self._ended = not isinstance(failure, MemoryFailedError)  # which is told, and goes on
 
 
 class FileFeed:
@@ -223,7 +242,6 @@ class FileFeed:
     """
 
     trouble: ReplayRingError | None = None
-    failure: ReplayRingError | None = None
     out = False
 
     def __init__(
@@ -247,6 +265,9 @@ class FileFeed:
         self._units = 1
         self._batch = 0
         self._looked = False  # for the files, since it was aimed last
+
+    def check(self) -> None:
+        pass
 
     def aim(self, frames: int, batch: int, since: float) -> None:
         # A seeded stream is to repeat itself, whatever else is wanted of it.

@@ -191,7 +191,9 @@ class _Movable(Sender):
         away: Callable[[_Movable], bool],
     ) -> None:
         caller, buffer = part.shard.client._caller, part.buffer.name
-        super().__init__(caller, buffer, writer_id, max_bytes, timeout=timeout)
+        super().__init__(
+            caller, buffer, writer_id, max_bytes, timeout=timeout, on_missing=part.note
+        )
         self.part = part
         self._away = away
         self._leaving = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -20,6 +21,7 @@ from replayring_proto.errors import (
     DeadlineError,
     ReplayRingError,
     ServerUnavailableError,
+    TLSError,
 )
 
 T = TypeVar("T")
@@ -83,8 +85,12 @@ class Shard:
         channel, caller = self.client._channel, self.client._caller
         try:
             while self.lost:
-                if caller.unreachable() is None:
-                    channel.outage.answered()
+                begun = time.monotonic()
+                failure = caller.unreachable()
+                if failure is None or isinstance(failure, TLSError):
+                    channel.outage.answered()  # whoever asks next is told what is wrong, if it is
+                elif isinstance(failure, AWAY):
+                    channel.outage.failed(failure, begun)
                 channel.check_open()
                 channel.wait_closed(_LOOK_SECONDS)
         except ClosedError:

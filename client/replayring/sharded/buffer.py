@@ -186,6 +186,7 @@ class ShardedBuffer:
             max_spill_bytes=max_spill_bytes,
             timeout=timeout,
             relabel=partial(acknowledged_at, part.shard.number),
+            on_missing=part.note,
         )
         if spill_dir is not None:
             note_shard(Path(spill_dir).absolute(), part.shard.name)

@@ -12,17 +12,27 @@ from replayring._patience import Patience
 from replayring.client import MAX_VERSION, Client
 from replayring.parameters import Parameters
 from replayring.sharded import _parameters, infos, statuses
+from replayring.sharded._asking import answers_of_servers
 from replayring.sharded._part import Creation
-from replayring.sharded._shard import Shard, ask_all, ask_present, raise_first
+from replayring.sharded._shard import (
+    AWAY,
+    Shard,
+    ask_all,
+    ask_hastily,
+    ask_present,
+    raise_first,
+)
 from replayring.sharded.buffer import ShardedBuffer
 from replayring.sharded.statuses import ShardedServerStatus
-from replayring_proto.errors import NotFoundError
+from replayring_proto.errors import NotFoundError, ReplayRingError
 from replayring_proto.messages import BufferInfo
 from replayring_proto.spec import BufferSpec, check_name
 
 __all__ = ["ShardedClient"]
 
 _LOGGER = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.1
 
 
 class ShardedClient:
@@ -125,18 +135,25 @@ class ShardedClient:
 
         Raises:
             InvalidSpecError: the shards do not agree on the spec of one.
+            AccessDeniedError, TLSError, StorageError: no shard lets this client in.
+            ServerUnavailableError, DeadlineError: no shard that does could be reached.
         """
-        listed = ask_present(
+        patience = self._patience("listing buffers", timeout)
+        listed, refused = answers_of_servers(
             self._shards,
             lambda shard, left: shard.hasty.buffers(timeout=left),
-            self._patience("listing buffers", timeout),
+            patience,
         )
         by_name: dict[str, dict[str, BufferInfo]] = {}
         for shard, there in listed.items():
             for info in there:
                 by_name.setdefault(info.name, {})[shard.name] = info
-        asked = [shard.name for shard in listed]
-        return [self._sum(name, parts, asked) for name, parts in sorted(by_name.items())]
+        found = []
+        for name, parts in sorted(by_name.items()):
+            unlisted = [shard for shard in listed if shard.name not in parts]
+            without = refused | self._unlisted(name, unlisted, patience)
+            found.append(self._sum(name, parts, without))
+        return found
 
     def delete_buffer(self, name: str, *, timeout: float | None = None) -> None:
         """Deletes a buffer and its files on every shard.
@@ -160,14 +177,19 @@ class ShardedClient:
         """Returns how the shards are doing: what each says, and sums over those within reach.
 
         Raises:
-            ServerUnavailableError, DeadlineError: no shard could be reached.
+            AccessDeniedError, TLSError, StorageError: no shard lets this client in.
+            ServerUnavailableError, DeadlineError: no shard that does could be reached.
         """
-        told = ask_present(
+        told, refused = answers_of_servers(
             self._shards,
             lambda shard, left: shard.hasty.status(timeout=left),
             self._patience("asking for the shards' status", timeout),
         )
-        return statuses.total(self.shards, {shard.name: one for shard, one in told.items()})
+        return statuses.total(
+            self.shards,
+            {shard.name: one for shard, one in told.items()},
+            {shard.name: str(why) for shard, why in refused.items()},
+        )
 
     # Parameters
 
@@ -230,11 +252,25 @@ class ShardedClient:
         infos.check_distinct(creation.name, known)
         return ShardedBuffer(self, creation, places)
 
-    def _sum(self, name: str, parts: Mapping[str, BufferInfo], asked: Sequence[str]) -> BufferInfo:
+    def _unlisted(
+        self, name: str, shards: Sequence[Shard], patience: Patience
+    ) -> dict[Shard, ReplayRingError]:
+        """Returns why some shards do not list a buffer: they lack it, or its files are damaged."""
+        seconds = max(patience.remaining(), _LOOK_SECONDS)
+        answers = ask_hastily(shards, lambda shard: shard.hasty.buffer(name, timeout=seconds))
+        return {
+            shard: answer if isinstance(answer, ReplayRingError) else NotFoundError("not listed")
+            for shard, answer in answers.items()
+            if not isinstance(answer, AWAY)
+        }
+
+    def _sum(
+        self, name: str, parts: Mapping[str, BufferInfo], without: Mapping[Shard, ReplayRingError]
+    ) -> BufferInfo:
         share = infos.agreed(name, {shard: info.spec for shard, info in parts.items()})
-        without = {one: NotFoundError("not listed") for one in asked if one not in parts}
         spec = infos.whole_of(share, len(self._shards))
-        return infos.total(self.shards, spec, parts, without)
+        why = {shard.name: error for shard, error in without.items()}
+        return infos.total(self.shards, spec, parts, why)
 
     def _patience(self, what: str, timeout: float | None) -> Patience:
         return self._shards[0].client._caller.patience(what, timeout)

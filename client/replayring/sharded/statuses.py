@@ -35,10 +35,13 @@ class ShardedServerStatus(ServerStatus):
     and `frames_sampled` the frames in them.
 
     Attributes:
-        shards: what each shard says, by name; None for one that could not be reached.
+        shards: what each shard says, by name; None for one that could not be reached, or does not
+            let this client in.
+        refusals: what those of the latter kind say, by name.
     """
 
     shards: Mapping[str, ServerStatus | None]
+    refusals: Mapping[str, str]
 
 
 class _Named(Protocol):
@@ -49,12 +52,15 @@ class _Named(Protocol):
 T = TypeVar("T", bound=_Named)
 
 
-def total(names: Sequence[str], parts: Mapping[str, ServerStatus]) -> ShardedServerStatus:
+def total(
+    names: Sequence[str], parts: Mapping[str, ServerStatus], refusals: Mapping[str, str] = {}
+) -> ShardedServerStatus:
     """Returns what the shards that could be reached, at least one, say together.
 
     Args:
         names: all shards.
         parts: what those say that could be reached.
+        refusals: why others that could be reached say nothing.
     """
     told = list(parts.values())
     buffers = _by_name(status.buffers for status in told)
@@ -80,6 +86,7 @@ def total(names: Sequence[str], parts: Mapping[str, ServerStatus]) -> ShardedSer
             f"{name}: {warning}" for name, status in parts.items() for warning in status.warnings
         ),
         shards={name: parts.get(name) for name in names},
+        refusals=refusals,
     )
 
 
@@ -101,6 +108,7 @@ def _buffer(parts: Sequence[BufferStatus]) -> BufferStatus:
         num_episodes=sum(part.num_episodes for part in parts),
         next_episode_index=sum(part.next_episode_index for part in parts),
         opened_index=sum(part.opened_index for part in parts),
+        opened_episode_index=sum(part.opened_episode_index for part in parts),
         durable_index=sum(part.durable_index for part in parts),
         disk_bytes=sum(part.disk_bytes for part in parts),
         duplicates=sum(part.duplicates for part in parts),

@@ -303,8 +303,7 @@ class ShardedStream(BatchStream):
         """Raises what ends the stream."""
         self._check_open()
         for feed in self._feeds:
-            if feed.failure is not None:
-                raise type(feed.failure)(str(feed.failure))
+            feed.check()
         self._waiting.check({feed.part: feed.trouble for feed in self._feeds})
 
     def _check_open(self) -> None:

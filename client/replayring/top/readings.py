@@ -10,6 +10,7 @@ from replayring.client import Client
 from replayring.sharded import ShardedClient, ShardedServerStatus
 from replayring.top.rates import Reading
 from replayring_proto.errors import DeadlineError, ServerUnavailableError
+from replayring_proto.server_status import ServerStatus
 
 __all__ = ["Outcome", "readings"]
 
@@ -49,8 +50,8 @@ def readings(client: Client | ShardedClient, interval: float) -> Iterator[Outcom
             status = client.status(timeout=patience)
             patience = max(interval, _PATIENCE_SECONDS)
             answered = time.monotonic()
-            missing = _missing(status.shards) if isinstance(status, ShardedServerStatus) else ()
-            yield Outcome(Reading(begun, answered, status), away=absences.noted(missing, begun))
+            away = absences.noted(_away(status), begun)
+            yield Outcome(Reading(begun, answered, status), away=away)
         except (ServerUnavailableError, DeadlineError):
             if patience is None:
                 raise
@@ -73,8 +74,12 @@ class _Absences:
         return {name: now - since for name, since in self._since.items()}
 
 
-def _missing(shards: Mapping[str, object]) -> list[str]:
-    return [name for name, status in shards.items() if status is None]
+def _away(status: ServerStatus) -> list[str]:
+    """Returns the shards that could not be reached."""
+    if not isinstance(status, ShardedServerStatus):
+        return []
+    missing = (name for name, one in status.shards.items() if one is None)
+    return [name for name in missing if name not in status.refusals]
 
 
 def _trouble(away: Mapping[str, float]) -> str:

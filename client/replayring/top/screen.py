@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
@@ -131,7 +131,12 @@ def _shards(status: ServerStatus, away: Mapping[str, float]) -> list[ShardRow]:
     if not isinstance(status, ShardedServerStatus):
         return []
     return [
-        ShardRow(name, None if name in away else one, away.get(name, 0.0))
+        ShardRow(
+            name,
+            None if name in away else one,
+            away.get(name, 0.0),
+            None if name in away else status.refusals.get(name),
+        )
         for name, one in status.shards.items()
     ]
 
@@ -153,13 +158,16 @@ def _calls(method: MethodStatus) -> int:
 
 
 def _warnings(
-    status: ServerStatus, shards: Iterable[ShardRow], trouble: str | None
+    status: ServerStatus, shards: Sequence[ShardRow], trouble: str | None
 ) -> Iterator[str]:
     """Yields what somebody should know; what a shard says of its limits and disk with its name."""
     if trouble is not None:
         yield trouble
-    elif away := [f"{shard.name} ({span(shard.away)})" for shard in shards if not shard.status]:
+    elif away := [f"{shard.name} ({span(shard.away)})" for shard in shards if shard.is_away]:
         yield f"away, and not counted: {', '.join(away)}"
+    for shard in shards:
+        if shard.refusal is not None:
+            yield f"not counted: {shard.name}: {shard.refusal}"
     yield from status.warnings
     if not isinstance(status, ShardedServerStatus):
         yield from _shortages(status)

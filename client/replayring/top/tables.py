@@ -35,13 +35,20 @@ class ShardRow:
 
     Attributes:
         name: its address.
-        status: what it says; None while it is away.
-        away: seconds for which it has been, as far as is known.
+        status: what it says; None while it is away, or does not let us in.
+        away: seconds for which it has been away, as far as is known.
+        refusal: what it says of not letting us in.
     """
 
     name: str
     status: ServerStatus | None
     away: float
+    refusal: str | None = None
+
+    @property
+    def is_away(self) -> bool:
+        """Whether nothing is heard of it."""
+        return self.status is None and self.refusal is None
 
 
 def table(
@@ -101,6 +108,8 @@ def _work(share: float) -> Callable[[MethodStatus, Rates], str]:
 
 
 def _state(shard: ShardRow, _: Rates) -> str:
+    if shard.refusal is not None:
+        return "refuses"
     if shard.status is None:
         return f"away {span(shard.away)}"
     return f"up {span(shard.status.uptime_s)}"

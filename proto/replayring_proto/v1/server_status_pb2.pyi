@@ -38,7 +38,7 @@ class ServerStatus(_message.Message):
     def __init__(self, version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., buffers: _Optional[_Iterable[_Union[BufferStatus, _Mapping]]] = ..., num_buffers: _Optional[int] = ..., parameters: _Optional[_Iterable[_Union[ParametersStatus, _Mapping]]] = ..., methods: _Optional[_Iterable[_Union[MethodStatus, _Mapping]]] = ..., limits: _Optional[_Iterable[_Union[LimitUse, _Mapping]]] = ..., peers: _Optional[int] = ..., received_bytes: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., disk_size_bytes: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class BufferStatus(_message.Message):
-    __slots__ = ("name", "buffer_id", "capacity", "oldest_index", "next_index", "num_episodes", "next_episode_index", "opened_index", "durable_index", "disk_bytes", "duplicates", "batches_sampled", "frames_sampled", "syncs", "num_writers", "writers_quiet", "writers")
+    __slots__ = ("name", "buffer_id", "capacity", "oldest_index", "next_index", "num_episodes", "next_episode_index", "opened_index", "durable_index", "disk_bytes", "duplicates", "batches_sampled", "frames_sampled", "syncs", "num_writers", "writers_quiet", "writers", "opened_episode_index")
     NAME_FIELD_NUMBER: _ClassVar[int]
     BUFFER_ID_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +56,7 @@ class BufferStatus(_message.Message):
     NUM_WRITERS_FIELD_NUMBER: _ClassVar[int]
     WRITERS_QUIET_FIELD_NUMBER: _ClassVar[int]
     WRITERS_FIELD_NUMBER: _ClassVar[int]
+    OPENED_EPISODE_INDEX_FIELD_NUMBER: _ClassVar[int]
     name: str
     buffer_id: str
     capacity: int
@@ -73,7 +74,8 @@ class BufferStatus(_message.Message):
     num_writers: int
     writers_quiet: Durations
     writers: _containers.RepeatedCompositeFieldContainer[WriterStatus]
-    def __init__(self, name: _Optional[str] = ..., buffer_id: _Optional[str] = ..., capacity: _Optional[int] = ..., oldest_index: _Optional[int] = ..., next_index: _Optional[int] = ..., num_episodes: _Optional[int] = ..., next_episode_index: _Optional[int] = ..., opened_index: _Optional[int] = ..., durable_index: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., duplicates: _Optional[int] = ..., batches_sampled: _Optional[int] = ..., frames_sampled: _Optional[int] = ..., syncs: _Optional[_Union[Durations, _Mapping]] = ..., num_writers: _Optional[int] = ..., writers_quiet: _Optional[_Union[Durations, _Mapping]] = ..., writers: _Optional[_Iterable[_Union[WriterStatus, _Mapping]]] = ...) -> None: ...
+    opened_episode_index: int
+    def __init__(self, name: _Optional[str] = ..., buffer_id: _Optional[str] = ..., capacity: _Optional[int] = ..., oldest_index: _Optional[int] = ..., next_index: _Optional[int] = ..., num_episodes: _Optional[int] = ..., next_episode_index: _Optional[int] = ..., opened_index: _Optional[int] = ..., durable_index: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., duplicates: _Optional[int] = ..., batches_sampled: _Optional[int] = ..., frames_sampled: _Optional[int] = ..., syncs: _Optional[_Union[Durations, _Mapping]] = ..., num_writers: _Optional[int] = ..., writers_quiet: _Optional[_Union[Durations, _Mapping]] = ..., writers: _Optional[_Iterable[_Union[WriterStatus, _Mapping]]] = ..., opened_episode_index: _Optional[int] = ...) -> None: ...
 
 class WriterStatus(_message.Message):
     __slots__ = ("writer_id", "quiet_s", "sequence", "connected")

@@ -74,6 +74,7 @@ class Buffer:
         restored: whether opening it fell back to what its last sync made durable, because the
             machine was restarted since its files were last open, or the disk failed.
         opened_index: `index` that the next frame would have got when the buffer was opened.
+        opened_episode_index: the same of the next episode.
         tally: what is counted from then on.
     """
 
@@ -116,6 +117,7 @@ class Buffer:
         # A ring that a power loss left empty still knows how far its episodes were numbered.
         self._next_episode = self.reader.state()[2] or self._cursor.durable.episodes
         self.opened_index = self.reader.live.end
+        self.opened_episode_index = self._next_episode
         self.tally = BufferTally()
         self._log = EpisodeLog(self._mapped[layout.EPISODES])
         self._writers = WriterTable(self._mapped[layout.WRITERS], self._log, self._next_episode)

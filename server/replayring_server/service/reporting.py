@@ -101,6 +101,7 @@ def _buffer(buffer: Buffer) -> BufferStatus:
         num_episodes=info.num_episodes,
         next_episode_index=info.next_episode_index,
         opened_index=buffer.opened_index,
+        opened_episode_index=buffer.opened_episode_index,
         durable_index=buffer.durable_index,
         disk_bytes=info.disk_bytes,
         duplicates=tally.duplicates,

@@ -36,7 +36,6 @@ class Kind(Enum):
 
     GAUGE = "a number that goes up and down"
     COUNTER = "a number that only grows, from 0 when the server starts"
-    TOTAL = "a number that only grows, over restarts too"
     HISTOGRAM = "`Durations` that only grow"
     DISTRIBUTION = "`Durations` of what there is at this moment"
 
@@ -172,15 +171,15 @@ _BUFFER: _Metrics[BufferStatus] = (
     ),
     _Metric(
         "buffer_frames_added",
-        Kind.TOTAL,
-        "Frames ever added; a restart of the server does not set it back.",
-        lambda b: b.next_index,
+        Kind.COUNTER,
+        "Frames added since the server started.",
+        lambda b: b.frames_added,
     ),
     _Metric(
         "buffer_episodes_added",
-        Kind.TOTAL,
-        "Episodes ever added; a restart of the server does not set it back.",
-        lambda b: b.next_episode_index,
+        Kind.COUNTER,
+        "Episodes added since the server started.",
+        lambda b: b.episodes_added,
     ),
     _Metric(
         "buffer_duplicate_episodes",
@@ -201,10 +200,18 @@ _BUFFER: _Metrics[BufferStatus] = (
         f"batch. {_NOT_FROM_FILES}",
         lambda b: b.batches_sampled,
     ),
+    # Ever added is no counter: a power loss may set it back a little, and whoever takes that for a
+    # restart from 0 would count all of it again.
+    _Metric(
+        "buffer_next_index",
+        Kind.GAUGE,
+        "`index` that the next frame gets: frames ever added, less what power losses took.",
+        lambda b: b.next_index,
+    ),
     _Metric(
         "buffer_durable_index",
         Kind.GAUGE,
-        "Frames below this `index` survive a power loss; the others are frames_added less this.",
+        "Frames below this `index` survive a power loss; next_index less this is how many do not.",
         lambda b: b.durable_index,
     ),
     _Metric("buffer_disk_bytes", Kind.GAUGE, "Bytes reserved on the disk.", lambda b: b.disk_bytes),

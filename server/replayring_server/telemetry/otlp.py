@@ -56,10 +56,6 @@ _INTERVAL_MS = 60_000.0
 _UNITS = {"seconds": "s", "bytes": "By", "ratio": "1"}
 _UNKNOWN: Any = None  # OTLP's exporter then leaves a field out, which the SDK's types do not know
 
-# OTLP's for a start that nobody knows. With this process's own, all that was counted before it
-# would be taken for what has happened since.
-_LONG_AGO_NS = 0
-
 # Codes that are the server's fault, as OpenTelemetry's conventions for gRPC have it.
 _FAULTS = {
     grpc.StatusCode.UNKNOWN,
@@ -222,8 +218,6 @@ def metrics_data(status: ServerStatus, resource: Resource, begun_ns: int) -> Met
 
 
 def _metric(family: Family, begun_ns: int, now_ns: int) -> Metric:
-    if family.kind is Kind.TOTAL:
-        begun_ns = _LONG_AGO_NS
     numbers: list[NumberDataPoint] = []
     histograms: list[HistogramDataPoint] = []
     for labels, value in family.values:
@@ -235,7 +229,7 @@ def _metric(family: Family, begun_ns: int, now_ns: int) -> Metric:
     data: Histogram | Sum | Gauge = Gauge(numbers)
     if family.kind is Kind.HISTOGRAM:
         data = Histogram(histograms, _CUMULATIVE)
-    elif family.kind in (Kind.COUNTER, Kind.TOTAL):
+    elif family.kind is Kind.COUNTER:
         data = Sum(numbers, _CUMULATIVE, is_monotonic=True)
     unit = _UNITS.get(family.name.rpartition("_")[2], "")
     return Metric(family.name, family.help, unit, data)

@@ -53,7 +53,6 @@ _PATIENCE_S = 10.0
 _FAMILIES: dict[Kind, Any] = {
     Kind.GAUGE: GaugeMetricFamily,
     Kind.COUNTER: CounterMetricFamily,
-    Kind.TOTAL: CounterMetricFamily,
     Kind.HISTOGRAM: HistogramMetricFamily,
     Kind.DISTRIBUTION: GaugeHistogramMetricFamily,
 }
