@@ -23,6 +23,7 @@ from replayring_server.engine import Store
 from replayring_server.extras import needs_extra
 from replayring_server.health import Health
 from replayring_server.listening import cannot_listen, check_alone
+from replayring_server.refusals import RefusalLog
 from replayring_server.security.authorisation import Authorisation
 from replayring_server.security.certificates import Certificates
 from replayring_server.security.tokens import Tokens
@@ -111,11 +112,12 @@ class Server:
         """
         self._store = store
         self._certificates = certificates
-        self._authorisation = Authorisation(tokens)
+        self._refusals = RefusalLog()
+        self._authorisation = Authorisation(tokens, self._refusals)
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
-        self._service = ReplayService(store, self._authorisation)
+        self._service = ReplayService(store, self._authorisation, self._refusals)
         self._health = Health([SERVICE])
-        self._diagnostics = Diagnostics(diagnostics, self._authorisation)
+        self._diagnostics = Diagnostics(diagnostics, self._authorisation, self._refusals)
         self._grpc = _grpc_server(
             max_connections=_max_connections(store.limits.max_connections),
             max_streams=store.limits.max_streams_per_connection,
@@ -201,6 +203,7 @@ class Server:
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.close)
         self._service.close()
+        self._refusals.close()
 
     async def check(self) -> None:
         """Checks that it takes connections, as gRPC's own loop may have died without a word.

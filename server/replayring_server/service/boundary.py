@@ -18,6 +18,7 @@ import grpc
 from replayring_proto.errors import ReplayRingError, ServerError
 from replayring_proto.status import to_status
 from replayring_proto.v1 import replay_pb2
+from replayring_server.refusals import RefusalLog
 from replayring_server.security.authorisation import Authorisation
 from replayring_server.service.calls import Call, Calls, Context
 
@@ -33,7 +34,10 @@ Handler: TypeAlias = Callable[[Call], Awaitable[Any]]
 
 
 def generic_handler(
-    handlers: dict[str, Handler], calls: Calls, authorisation: Authorisation
+    handlers: dict[str, Handler],
+    calls: Calls,
+    authorisation: Authorisation,
+    refusals: RefusalLog,
 ) -> grpc.GenericRpcHandler:
     """Returns the service made of these handlers, one per method of ReplayService.
 
@@ -57,6 +61,7 @@ def generic_handler(
                     handlers[method.name],
                     calls,
                     authorisation,
+                    refusals,
                     unary=not (method.client_streaming or method.server_streaming),
                 )
             )
@@ -71,7 +76,13 @@ def generic_handler(
 
 
 def _guarded(
-    method: str, handler: Handler, calls: Calls, authorisation: Authorisation, *, unary: bool
+    method: str,
+    handler: Handler,
+    calls: Calls,
+    authorisation: Authorisation,
+    refusals: RefusalLog,
+    *,
+    unary: bool,
 ) -> Callable[..., Awaitable[Any]]:
     """Wraps a handler so that an error ends the call with the status that stands for it."""
 
@@ -97,7 +108,8 @@ def _guarded(
                 status = to_status(call.ended_with)
             except grpc.aio.InternalError:
                 # What gRPC raises when it cannot write to the peer: nobody is there to answer.
-                logger.info("%s: the caller vanished before it was answered", method)
+                said = method, context.peer(), grpc.StatusCode.CANCELLED
+                refusals.add(*said, "the caller vanished before it was answered")
                 raise asyncio.CancelledError from None
             except Exception:
                 # What happened is for the log, not for the peer, who gets an id to ask about.
@@ -111,8 +123,7 @@ def _guarded(
             call.release()
             code, message, trailing = status
             call.outcome = code.name
-            fields = {"method": method, "peer": context.peer(), "code": code.name}
-            logger.info("%s from %s: %s: %s", *fields.values(), message, extra=fields)
+            refusals.add(method, context.peer(), code, message)
             return await context.abort(code, message, trailing)
 
     return guarded
