@@ -7,15 +7,17 @@ malformed message into a leak or an opaque error.
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import logging
+import os
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
 
-from replayring_proto.errors import ReplayRingError, ServerError
+from replayring_proto.errors import ReplayRingError, ServerError, ServerUnavailableError
 from replayring_proto.status import to_status
 from replayring_proto.v1 import replay_pb2
 from replayring_server.refusals import RefusalLog
@@ -29,6 +31,12 @@ SERVICE = replay_pb2.DESCRIPTOR.services_by_name["ReplayService"].full_name
 METHODS = tuple(
     method.name for method in replay_pb2.DESCRIPTOR.services_by_name["ReplayService"].methods
 )
+
+_SHORTAGES = {
+    errno.ENOMEM: "memory",
+    errno.EMFILE: "file descriptors (ulimit -n)",
+    errno.ENFILE: "file descriptors",
+}
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Any]]
 
@@ -75,6 +83,27 @@ def generic_handler(
     return authorisation.guard(handler, refused)
 
 
+def _shortage(error: Exception) -> ServerUnavailableError | None:
+    """Returns what the peer is told of an error that is but a shortage, which may pass."""
+    code = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
+    if code not in _SHORTAGES:
+        return None
+    return ServerUnavailableError(
+        f"the server is short of {_SHORTAGES[code]} ({os.strerror(code)}); try again, and let it "
+        "have more if this goes on"
+    )
+
+
+def _defect(method: str) -> ServerError:
+    """Logs the error being handled, and returns what the peer is told: an id to ask about."""
+    error_id = uuid.uuid4().hex[:12]
+    fields = {"method": method, "error_id": error_id}
+    logger.exception("%s failed, id %s", method, error_id, extra=fields)
+    return ServerError(
+        f"{method} failed on the server; its log has the details under id {error_id}"
+    )
+
+
 def _guarded(
     method: str,
     handler: Handler,
@@ -111,13 +140,8 @@ def _guarded(
                 said = method, context.peer(), grpc.StatusCode.CANCELLED
                 refusals.add(*said, "the caller vanished before it was answered")
                 raise asyncio.CancelledError from None
-            except Exception:
-                # What happened is for the log, not for the peer, who gets an id to ask about.
-                error_id = uuid.uuid4().hex[:12]
-                fields = {"method": method, "error_id": error_id}
-                logger.exception("%s failed, id %s", method, error_id, extra=fields)
-                text = f"{method} failed on the server; its log has the details under id {error_id}"
-                status = to_status(ServerError(text))
+            except Exception as error:
+                status = to_status(_shortage(error) or _defect(method))
             # A peer that takes nothing takes no status either. Until it does, or is gone, the call
             # counts as one; what it held does not stay.
             call.release()
