@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -230,7 +231,14 @@ class Server:
             raise needs_extra("--metrics-listen", "metrics", error) from None
         check = partial(self._authorisation.check, "GetServerStatus")
         status = from_other_threads(self.status)
-        server = MetricsServer(host, port, status, self._certificates, check)
+        from_any_thread = asyncio.get_running_loop().call_soon_threadsafe
+
+        def unanswered(peer: str, reason: str) -> None:
+            refused = "metrics", peer, grpc.StatusCode.UNAVAILABLE, reason
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and the server with it
+                from_any_thread(self._refusals.add, *refused)
+
+        server = MetricsServer(host, port, status, self._certificates, check, unanswered)
         logger.info("metrics on %s:%d%s", host, server.server_port, PATH)
         return server
 
