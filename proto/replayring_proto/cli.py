@@ -2,6 +2,7 @@
 
 A command is a module with `HELP`, `add_arguments(parser)` and `run(arguments) -> exit code`,
 registered in pyproject.toml under "replayring.commands". So neither side imports the other.
+`parser.set_defaults(stray="--option")` says what a word that comes without an option is meant for.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def run(commands: Mapping[str, str], arguments: Sequence[str]) -> int:
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:  # which argparse would answer with the usage that names the commands alone
         asked: argparse.ArgumentParser = parsed.parser if len(chosen) == 1 else parser
-        asked.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown, asked)}")
+        asked.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown, asked, parsed)}")
     try:
         exit_code: int = parsed.run(parsed)
         sys.stdout.flush()
@@ -67,8 +68,13 @@ def run(commands: Mapping[str, str], arguments: Sequence[str]) -> int:
     return exit_code
 
 
-def _meant(unknown: Sequence[str], parser: argparse.ArgumentParser) -> str:
+def _meant(
+    unknown: Sequence[str], parser: argparse.ArgumentParser, parsed: argparse.Namespace
+) -> str:
     """Names the option that an unknown one was probably meant for, if one is like it."""
+    stray = parser._option_string_actions.get(parser.get_default("stray"))
+    if stray and getattr(parsed, stray.dest) is None and not unknown[0].startswith("-"):
+        return f"; did you mean {stray.option_strings[0]} {unknown[0]}?"
     # Without their dashes: these alone would make short names like each other.
     known = [option[2:] for option in parser._option_string_actions if option.startswith("--")]
     for argument in unknown:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
 from typing import Any, TypeAlias
@@ -15,12 +14,11 @@ from replayring_proto.errors import ReplayRingError
 from replayring_proto.status import to_status
 from replayring_server.extras import needs_extra
 from replayring_server.health import SERVICE as HEALTH
+from replayring_server.refusals import RefusalLog
 from replayring_server.security.authorisation import Authorisation
 from replayring_server.service.boundary import SERVICE
 from replayring_server.service.calls import stopping
 from replayring_server.service.ending import Ending
-
-logger = logging.getLogger(__name__)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Answering: TypeAlias = "Callable[[AsyncIterator[Any], Context], AsyncIterator[Any]]"
@@ -75,16 +73,21 @@ class Diagnostics:
     """
 
     def __init__(
-        self, handlers: Iterable[grpc.GenericRpcHandler], authorisation: Authorisation
+        self,
+        handlers: Iterable[grpc.GenericRpcHandler],
+        authorisation: Authorisation,
+        refusals: RefusalLog,
     ) -> None:
         """Prepares the services.
 
         Args:
             handlers: what `handlers_of` returned.
             authorisation: decides who is answered, and for how long.
+            refusals: logs what is not answered.
         """
         self._handlers = list(handlers)
         self._authorisation = authorisation
+        self._refusals = refusals
         self._streams: set[Ending] = set()
         self._stopping = False
 
@@ -122,7 +125,7 @@ class Diagnostics:
         finally:
             self._streams.discard(stream)
         code, message, trailing = status
-        logger.info("%s from %s: %s: %s", method, context.peer(), code.name, message)
+        self._refusals.add(method, context.peer(), code, message)
         await context.abort(code, message, trailing)
 
 

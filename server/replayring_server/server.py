@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,7 @@ from replayring_server.engine import Store
 from replayring_server.extras import needs_extra
 from replayring_server.health import Health
 from replayring_server.listening import cannot_listen, check_alone
+from replayring_server.refusals import RefusalLog
 from replayring_server.security.authorisation import Authorisation
 from replayring_server.security.certificates import Certificates
 from replayring_server.security.tokens import Tokens
@@ -111,11 +113,12 @@ class Server:
         """
         self._store = store
         self._certificates = certificates
-        self._authorisation = Authorisation(tokens)
+        self._refusals = RefusalLog()
+        self._authorisation = Authorisation(tokens, self._refusals)
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
-        self._service = ReplayService(store, self._authorisation)
+        self._service = ReplayService(store, self._authorisation, self._refusals)
         self._health = Health([SERVICE])
-        self._diagnostics = Diagnostics(diagnostics, self._authorisation)
+        self._diagnostics = Diagnostics(diagnostics, self._authorisation, self._refusals)
         self._grpc = _grpc_server(
             max_connections=_max_connections(store.limits.max_connections),
             max_streams=store.limits.max_streams_per_connection,
@@ -201,6 +204,7 @@ class Server:
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.close)
         self._service.close()
+        self._refusals.close()
 
     async def check(self) -> None:
         """Checks that it takes connections, as gRPC's own loop may have died without a word.
@@ -227,7 +231,14 @@ class Server:
             raise needs_extra("--metrics-listen", "metrics", error) from None
         check = partial(self._authorisation.check, "GetServerStatus")
         status = from_other_threads(self.status)
-        server = MetricsServer(host, port, status, self._certificates, check)
+        from_any_thread = asyncio.get_running_loop().call_soon_threadsafe
+
+        def unanswered(peer: str, reason: str) -> None:
+            refused = "metrics", peer, grpc.StatusCode.UNAVAILABLE, reason
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and the server with it
+                from_any_thread(self._refusals.add, *refused)
+
+        server = MetricsServer(host, port, status, self._certificates, check, unanswered)
         logger.info("metrics on %s:%d%s", host, server.server_port, PATH)
         return server
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from replayring._credentials import TOKEN_FILE_VARIABLE, TOKEN_VARIABLE
+from replayring_proto import cli
 from replayring_proto.errors import InvalidRequestError, StorageError
 from replayring_proto.limits import ServerLimits
 from replayring_server.configuration import Configuration, Settings, add_arguments, configure
@@ -247,3 +248,21 @@ def test_what_has_to_be_set_is_asked_for_in_all_ways() -> None:
         configured().settings()
     for words in ("data_dir is not set", "--data-dir DIR", "REPLAYRING_SERVE_DATA_DIR", "--config"):
         assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["./replay"], "arguments: ./replay; did you mean --data-dir ./replay?\n"),
+        (["--data-dir", "a", "./b"], "arguments: ./b\n"),
+        (["--lisen", "a:1"], "; did you mean --listen?\n"),
+        (["--xyzzy", "a"], "arguments: --xyzzy a\n"),
+    ],
+)
+def test_a_directory_without_its_flag_is_answered_with_it(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.run({"serve": "replayring_server.commands.serve"}, ["serve", *arguments])
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.endswith(told)

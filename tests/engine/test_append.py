@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from replayring_proto.errors import InvalidEpisodeError
+from replayring_proto.errors import InvalidEpisodeError, ToleranceError
 from replayring_proto.query import View
 from replayring_proto.ring import Plan
 from replayring_proto.spec import BufferSpec
@@ -51,6 +51,34 @@ def test_the_preset_columns_are_filled_in(buffer: Buffer) -> None:
     assert arrays["episode_index"].tolist() == [0, 0, 0, 1, 1]
     assert arrays["frame_index"].tolist() == [0, 1, 2, 0, 1]
     assert arrays["timestamp"].tolist() == [0.0, 0.1, 0.2, 0.0, 0.1]
+
+
+GAPS: dict[str, tuple[list[float], str]] = {
+    "in step": ([0.0, 0.1, 0.2, 0.3], ""),
+    "jitter": ([0.0, 0.15, 0.16, 0.34], ""),
+    "a final observation": ([0.0, 0.1, 0.1], ""),
+    "one frame": ([5.0], ""),
+    "slow but steady": ([0.0, 0.19, 0.38, 0.57], ""),
+    "a frame is missing": ([0.0, 0.1, 0.3], "0.2 s apart"),
+    "milliseconds": ([0.0, 100.0, 200.0], "100 s apart"),
+}
+
+
+@pytest.mark.parametrize(("timestamps", "told"), GAPS.values(), ids=GAPS)
+def test_a_gap_that_windows_will_miss_is_warned_of_once(
+    timestamps: list[float], told: str, buffer: Buffer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for sequence in (1, 2):
+        episode = checked_episode(SPEC, sequence, len(timestamps))
+        buffer.append({**episode, "timestamp": np.array(timestamps)}, Origin("arm", sequence))
+    if told:
+        (warning,) = caplog.messages
+        assert warning.startswith(f"buffer 'ring': an episode of writer 'arm' has frames {told}")
+        with pytest.raises(ToleranceError):
+            frames_of(buffer, View.of(delta_timestamps={"timestamp": [0.1]}))
+    else:
+        assert not caplog.messages
+        frames_of(buffer, View.of(delta_timestamps={"timestamp": [-0.1, 0.1, 0.2]}))
 
 
 def test_without_a_frame_rate_timestamps_are_frame_numbers(store: Store) -> None:

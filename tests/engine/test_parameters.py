@@ -139,14 +139,31 @@ def test_a_failure_while_publishing_keeps_the_version_before(
         assert store.parameters.publish("policy", weights(2)) == 2
 
 
-def test_a_file_half_written_by_a_death_is_ignored(tmp_path: Path) -> None:
+def test_a_file_half_written_by_a_death_goes_at_the_next_start(tmp_path: Path) -> None:
+    folder = tmp_path / FOLDER
     with Store(tmp_path) as store:
         store.parameters.publish("policy", weights(1))
-    (tmp_path / FOLDER / ".policy.part").write_bytes(b"half of it")
+    for name in (".policy.part", ".never-published-again.part"):
+        (folder / name).write_bytes(b"half of it")
     with Store(tmp_path) as store:
+        assert os.listdir(folder) == ["policy"]
         assert store.parameters.get("policy").version == 1
         assert store.parameters.publish("policy", weights(2)) == 2
-        assert os.listdir(tmp_path / FOLDER) == ["policy"]
+
+
+def test_whatever_else_lies_among_parameters_stays(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "data" / FOLDER, tmp_path / "mine"
+    elsewhere.write_text("mine")
+    with Store(tmp_path / "data"):
+        pass
+    (folder / ".link.part").symlink_to(elsewhere)
+    (folder / ".folder.part").mkdir()
+    names = ("notes.part", "..part", ".part", ".a b.part", ".a.parts", ".hidden", "a b")
+    for name in names:
+        (folder / name).write_text("mine")
+    with Store(tmp_path / "data"):
+        assert set(os.listdir(folder)) == {*names, ".link.part", ".folder.part"}
+    assert elsewhere.read_text() == "mine"
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -179,25 +180,55 @@ def test_a_buffer_waits_for_no_other_ones_sync(
             eventually(lambda: all(b.durable_index == 3 for b in store.buffers()), "all are synced")
 
 
-def test_buffers_are_synced_again_once_the_system_allows_threads_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_every_buffer_is_synced_though_the_system_allows_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To sync is what keeps the promise of "interval": a round that fails must not be the last."""
+    """To sync is what keeps the promise of "interval"."""
     monkeypatch.setattr(syncer, "INTERVAL_S", 0.01)
     start, refused = threading.Thread.start, threading.Event()
 
     def start_others(thread: threading.Thread) -> None:
-        if thread.name.startswith("replayring-sync-one") and not refused.is_set():
+        if thread.name.startswith("replayring-sync-one"):
             refused.set()
             raise RuntimeError("can't start new thread")
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start_others)
     with Store(tmp_path) as store:
-        buffer = create(store, "a", "interval")
+        for name in "abc":
+            create(store, name, "interval")
+        eventually(lambda: all(b.durable_index == 3 for b in store.buffers()), "all are synced")
         assert refused.wait(60)
-        eventually(lambda: buffer.durable_index == 3, "it is synced after all")
-    assert "can't start new thread" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["sync", "renew_reservation"])
+def test_a_defect_under_one_buffer_keeps_no_other_from_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    """Nor later ones of its own."""
+    monkeypatch.setattr(syncer, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(syncer, "_AT_ONCE", 2)
+    real, calls, others = getattr(Buffer, method), [], threading.Event()
+
+    def short(buffer: Buffer, *arguments: Any) -> None:
+        calls.append(buffer.name)
+        if buffer.name == "a":
+            raise MemoryError("no memory left")
+        real(buffer, *arguments)
+        if "a" in calls:
+            others.set()
+
+    with Store(tmp_path) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(Buffer, method, short)
+            buffers = [create(store, name, "interval") for name in "abcdef"]
+            if method == "renew_reservation":
+                for buffer in buffers:
+                    store._syncer.renew(buffer)
+            assert others.wait(60)
+            eventually(lambda: set(calls) == set("abcdef"), "each has its turn")
+        eventually(lambda: all(b.durable_index == 3 for b in buffers), "all are synced")
+    assert "buffer 'a' could not be written to the disk" in caplog.text
 
 
 # A disk that fails

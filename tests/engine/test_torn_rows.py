@@ -156,7 +156,7 @@ def test_without_the_check_of_intent_such_a_reader_sees_torn_rows(
 def test_a_reader_that_is_always_overtaken_gives_up_with_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("replayring_proto.ring.reader._ATTEMPTS", 20)
+    monkeypatch.setattr("replayring_proto.ring.patience.MOST", 20)
     ring = MemoryRing(checked_spec(12))
     ring.append(12)
 
@@ -168,6 +168,28 @@ def test_a_reader_that_is_always_overtaken_gives_up_with_an_error(
     ring.on_read = overtake
     with pytest.raises(OvertakenError, match="overtook this read 20 times"):
         ring.reader().at_positions(Plan(ring.spec, View()), np.array([0]))
+
+
+def test_a_reader_of_large_batches_gives_up_after_some_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where a thousand attempts would take minutes; but it is not without a few, however long."""
+    now, times = 0.0, iter([7.0, 7.0, 7.0, 7.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    monkeypatch.setattr("replayring_proto.ring.patience.time.monotonic", lambda: now)
+    ring = MemoryRing(checked_spec(12))
+    ring.append(12)
+
+    def overtake(step: str) -> None:
+        nonlocal now
+        if step == "a.tag":
+            now += next(times)
+            for _ in range(8):
+                ring.append(12)
+
+    ring.on_read = overtake
+    for attempts in (4, 7):
+        with pytest.raises(OvertakenError, match=f"overtook this read {attempts} times; read few"):
+            ring.reader().at_positions(Plan(ring.spec, View()), np.array([0]))
 
 
 def test_a_reader_that_is_overtaken_lets_go_of_what_it_has_before_it_gathers_anew() -> None:

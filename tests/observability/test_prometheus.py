@@ -196,6 +196,20 @@ def test_it_goes_on_with_its_certificate_while_new_files_do_not_fit(
         assert "took up the renewed certificate" in server.log_text()
 
 
+def test_a_peer_that_speaks_no_tls_in_a_loop_does_not_fill_the_log(
+    tmp_path: Path, pair: Pair
+) -> None:
+    flags = [*pair.flags, "--metrics-listen", "127.0.0.1:0"]
+    with ServerProcess(tmp_path / "data", *flags) as server:
+        for _ in range(5):
+            with pytest.raises(OSError, match=r"Remote end closed|reset|disconnected"):
+                scrape(metrics_address(server))
+        assert server.stop() == 0
+        first, last = (line for line in server.log_text().splitlines() if "metrics from" in line)
+    assert re.search(r"metrics from 127.0.0.1:\d+: UNAVAILABLE: .*http request", first)
+    assert re.search(r"metrics from 127.0.0.1: UNAVAILABLE: \d more within 60 s", last)
+
+
 def test_it_is_opened_to_a_network_no_sooner_than_the_service(tmp_path: Path) -> None:
     flags = ["--data-dir", str(tmp_path / "data"), "--metrics-listen", "0.0.0.0:0"]
     assert "0.0.0.0:0 can be reached from other machines" in refusal_of(*flags)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,32 @@ def test_disk_error_of_an_append_is_internal_and_the_next_one_works(
             wire.add("b", episode(2), sequence=2)
     assert caught.value.code == "INTERNAL"
     assert "secret" not in caught.value.message
+    assert not wire.add("b", episode(2), sequence=2)[0].duplicate
+
+
+SHORTAGES: dict[str, Callable[[], Exception]] = {
+    "memory": lambda: MemoryError("Unable to allocate 4 GiB"),
+    "memory of the system": lambda: OSError(errno.ENOMEM, "Cannot allocate memory"),
+    "file descriptors (ulimit -n)": lambda: OSError(errno.EMFILE, "Too many open files", "/secret"),
+}
+
+
+@pytest.mark.parametrize("what", SHORTAGES)
+def test_a_shortage_is_no_defect_and_a_writer_tries_again(
+    wire: Wire, what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def short(*_: object) -> None:
+        raise SHORTAGES[what]()
+
+    with monkeypatch.context() as planted:
+        planted.setattr(Buffer, "store_all", short)
+        with pytest.raises(Refused) as caught:
+            wire.add("b", episode(2), sequence=2)
+    error = caught.value
+    assert (error.code, error.kind) == ("UNAVAILABLE", "ServerUnavailableError")
+    assert f"the server is short of {what.partition(' of ')[0]}" in error.message
+    assert "secret" not in error.message
+    assert not [record for record in caplog.records if record.exc_info]
     assert not wire.add("b", episode(2), sequence=2)[0].duplicate
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
+from functools import partial
 
 import pytest
 
+from replayring_proto.errors import ServerUnavailableError
 from replayring_server.service import workers as module
 from replayring_server.service.workers import Lane, Workers
+from tests.support import PATIENCE
 
 
 def test_close_finishes_what_has_begun_and_drops_what_waits() -> None:
@@ -143,19 +147,61 @@ def test_what_is_to_follow_a_change_follows_though_no_thread_can_be_started(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As where the system allows no more of them: memory is given back then, for one."""
-    told: list[str] = []
+    told: list[object] = []
 
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     async def main() -> None:
         workers = Workers()
+        episode = Episode()
+        held = weakref.ref(episode)
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", start)
-            with pytest.raises(RuntimeError, match="new thread"):
-                await workers.change(Lane.APPEND, lambda: None, then=lambda: told.append("then"))
+            with pytest.raises(ServerUnavailableError, match=r"can't start new thread.*try again"):
+                await workers.change(
+                    Lane.APPEND, partial(told.append, episode), then=lambda: told.append("then")
+                )
+        del episode
+        assert held() is None, "it is kept by the queue"
         await workers.change(Lane.APPEND, lambda: None, then=lambda: told.append("later"))
         workers.close()
 
     asyncio.run(main())
-    assert told == ["then", "later"]
+    assert told == ["then", "later"], "what was refused was carried out all the same"
+
+
+class Episode:
+    """What may be large."""
+
+
+def test_what_another_thread_took_meanwhile_is_not_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was stored, though no thread could be started for it."""
+    busy, go, stored = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        busy.set()
+        assert go.wait(PATIENCE)
+
+    def second() -> str:
+        stored.set()
+        return "stored"
+
+    def start(_: threading.Thread) -> None:
+        go.set()  # the one thread there is
+        assert stored.wait(PATIENCE)
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        workers = Workers()
+        running = asyncio.create_task(workers.run(Lane.APPEND, first))
+        await asyncio.to_thread(busy.wait, PATIENCE)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            assert await workers.change(Lane.APPEND, second, then=lambda: None) == "stored"
+        await running
+        workers.close()
+
+    asyncio.run(main())

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from replayring_proto import cli
+from replayring_proto.spec import DTYPES, BufferSpec, Column
+from replayring_server.engine import Store
+from replayring_server.snapshots import snapshot
 from tests.service.frames import SPEC, episode
 from tests.support import ServerProcess, command
 from tests.wire import Wire
@@ -27,7 +30,7 @@ def test_a_server_is_copied_and_another_one_goes_on(tmp_path: Path) -> None:
         wire.add("b", episode(2), writer_id="later")
         assert wire.info("b").next_index == 9
         refused = command("restore", str(to), str(data), "--buffer", "b", "--name", "c")
-        assert (refused.returncode, refused.stdout) == (1, "")
+        assert (refused.returncode, refused.stdout) == (2, "")
         assert f"is served by another process (pid {server.pid}, {server.address})" in (
             refused.stderr
         )
@@ -56,6 +59,35 @@ def test_exit_codes_say_how_much_was_taken(tmp_path: Path) -> None:
     assert "buffer c: 0 frames" in some.stdout
     done = command("restore", str(to), str(tmp_path / "back"), "--json")
     assert [one["name"] for one in json.loads(done.stdout)["buffers"]] == ["c"]
+
+
+def test_exit_codes_tell_a_restore_that_failed_from_one_that_was_not_begun(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # That of the tests stays as it is.
+    monkeypatch.setattr("replayring_server.commands.restore.raise_descriptor_limit", list)
+    data, to, back = (tmp_path / name for name in ("data", "to", "back"))
+    with Store(data) as store:
+        store.create("b", BufferSpec((Column("x", DTYPES["uint8"]),), 10))
+    snapshot(str(data), str(to))
+
+    def restored(source: Path, *arguments: str) -> int:
+        commands = {"restore": "replayring_server.commands.restore"}
+        return cli.run(commands, ["restore", str(source), str(back), *arguments])
+
+    assert restored(tmp_path / "nowhere") == 2
+    assert "there is no directory" in capsys.readouterr().err
+    for wrong in (["--buffer", "c"], ["--name", "../x"]):
+        assert restored(to, *wrong) == 2
+    (back / "b").mkdir(parents=True)
+    assert restored(to) == 2
+    (back / "b").rmdir()
+    (manifest,) = to.glob("manifest.json")
+    whole = manifest.read_text()
+    manifest.write_text(whole[:-10])
+    assert restored(to) == 1
+    manifest.write_text(whole)
+    assert restored(to) == 0
 
 
 @pytest.mark.parametrize("arguments", [[], ["a"], ["a", "b", "c"], ["a", "b", "--buffer"]])

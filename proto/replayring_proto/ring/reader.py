@@ -30,13 +30,12 @@ from replayring_proto.pack import Memory, Pack, PackLayout, TensorSpec, aligned_
 from replayring_proto.ring.columns import FrameColumns
 from replayring_proto.ring.counters import Counters
 from replayring_proto.ring.live import Indices, Live, rows_of
+from replayring_proto.ring.patience import Patience
 from replayring_proto.ring.plan import Plan, WindowGroup
 from replayring_proto.ring.windows import Anchors, Resolved, by_frames, by_seconds
 from replayring_proto.spec import EPISODE_INDEX, IS_PAD_SUFFIX, TIMESTAMP, BufferSpec
 
 Array = npt.NDArray[Any]
-
-_ATTEMPTS = 1000
 
 
 class MakingRoom(Exception):
@@ -142,9 +141,10 @@ class RingReader:
             memory: makes what they are gathered in.
 
         Raises:
-            OvertakenError: that happened a thousand times in a row.
+            OvertakenError: that happened a thousand times in a row, or for some seconds.
         """
-        for _ in range(_ATTEMPTS):
+        patience = Patience()
+        while True:
             live = self.live
             wanted = pick(live)
             pack, oldest, misses = self._gather_once(plan, live, wanted, memory)
@@ -153,10 +153,11 @@ class RingReader:
                     raise misses
                 return pack
             del pack  # before there is another one
-        raise OvertakenError(
-            f"writers overtook this read {_ATTEMPTS} times; read fewer frames at once, or create "
-            "the buffer larger"
-        )
+            if patience.ends():
+                raise OvertakenError(
+                    f"writers overtook this read {patience.overtaken} times; read fewer frames at "
+                    "once, or create the buffer larger"
+                )
 
     def _gather_once(
         self, plan: Plan, live: Live, index: Indices, memory: Memory
@@ -227,7 +228,8 @@ class RingReader:
         Raises:
             MakingRoom: as for `window`.
         """
-        for _ in range(_ATTEMPTS):
+        patience = Patience()
+        while True:
             live = self.window(steady=steady)
             if not len(live):
                 return live, 0, 0
@@ -235,7 +237,8 @@ class RingReader:
             first, last = self.columns[EPISODE_INDEX][ends].tolist()
             if live.start >= self._oldest_whole:
                 return live, last - first + 1, last + 1
-        raise OvertakenError("writers overtook this read of the buffer's state; try again")
+            if patience.ends():
+                raise OvertakenError("writers overtook this read of the buffer's state; try again")
 
     def read_columns(
         self, keys: tuple[str, ...], *, steady: bool = False

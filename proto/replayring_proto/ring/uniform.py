@@ -17,6 +17,7 @@ from replayring_proto.pack import Memory, Pack, aligned_empty
 from replayring_proto.query import SampleQuery
 from replayring_proto.ring.eligible import EligibleCount
 from replayring_proto.ring.live import Indices, Live
+from replayring_proto.ring.patience import Patience
 from replayring_proto.ring.plan import Plan
 from replayring_proto.ring.reader import RingReader
 
@@ -24,8 +25,6 @@ from replayring_proto.ring.reader import RingReader
 _FREE_DRAWS = 1 << 16
 _SCANNED_AT_ONCE = 1 << 20
 _DRAWS_PER_FRAME = 128
-
-_COUNTS = 1000
 
 
 class NothingEligible(Exception):
@@ -89,15 +88,21 @@ class UniformSampler:
 
         Raises:
             NothingEligible: no live frame is eligible.
+            OvertakenError: writers overtook it again and again.
             ToleranceError: a window in seconds misses inside an episode.
         """
         if self._count is None:
             return self._reader.gather(self.plan, partial(self._draw, batches), memory)
-        for _ in range(_COUNTS):
+        patience = Patience()
+        while True:
             pack = self._reader.gather(self.plan, partial(self._draw_counted, batches), memory)
             if self.eligible is not None:
                 return pack
-        raise OvertakenError(f"writers overtook this count {_COUNTS} times; try again")
+            del pack  # before there is another one
+            if patience.ends():
+                raise OvertakenError(
+                    f"writers overtook this count {patience.overtaken} times; try again"
+                )
 
     def _draw_counted(self, batches: int, live: Live) -> Indices:
         """Draws from a window and counts the eligible frames of the same one."""

@@ -7,12 +7,21 @@ import json
 import sys
 
 from replayring_proto import argument_types
-from replayring_proto.errors import ReplayRingError
+from replayring_proto.errors import (
+    AlreadyExistsError,
+    DirectoryLockedError,
+    InvalidRequestError,
+    NotFoundError,
+    ReplayRingError,
+)
 from replayring_server.descriptors import raise_descriptor_limit
 from replayring_server.snapshots import restore
 from replayring_server.snapshots.progress import Progress
 
 HELP = "make buffers of a snapshot"
+
+# What was asked for cannot be done; nothing was.
+_REFUSALS = (NotFoundError, InvalidRequestError, AlreadyExistsError, DirectoryLockedError)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the outcome; returns 0, or 1 if it could not be restored."""
+    """Prints the outcome; returns 0, 1 if that failed, for damage say, 2 if it was not begun."""
     raise_descriptor_limit()
     try:
         restored = restore(
@@ -52,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     except (ReplayRingError, OSError) as error:
         print(error, file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, _REFUSALS) else 1
     found = restored.as_json() if arguments.json else None
     print(json.dumps(found, indent=2) if found else "\n".join(restored.lines()))
     return 0

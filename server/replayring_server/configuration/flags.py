@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for setting in DECLARED.values():
         if setting.table is None:
             _add(groups.get(setting.group or "", parser), setting)
+    parser.set_defaults(stray=DECLARED["data_dir"].flag)
     parser.add_argument(
         "--limit",
         action="append",

@@ -19,6 +19,7 @@ from replayring_proto.ring import FrameColumns, RingReader
 from replayring_proto.spec import BufferSpec
 from replayring_server.engine import files
 from replayring_server.engine.cursor import Checkpoint, Cursor
+from replayring_server.engine.gaps import Gaps
 from replayring_server.engine.incoming import Checked, check_all, side_by_side
 from replayring_server.engine.records import EpisodeLog, Origin, Record, WriterTable
 from replayring_server.engine.ring import RingWriter, check_ends
@@ -119,6 +120,7 @@ class Buffer:
         self.opened_index = self.reader.live.end
         self.opened_episode_index = self._next_episode
         self.tally = BufferTally()
+        self._gaps = Gaps(self.spec, name)
         self._log = EpisodeLog(self._mapped[layout.EPISODES])
         self._writers = WriterTable(self._mapped[layout.WRITERS], self._log, self._next_episode)
         self._lock = threading.Lock()
@@ -199,6 +201,7 @@ class Buffer:
             OSError: as `store`.
         """
         checked, refusal = check_all(self.spec, episodes)
+        self._gaps.look(checked)
         stored: list[Stored] = []
         with self._lock:
             try:

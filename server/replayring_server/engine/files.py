@@ -14,6 +14,7 @@ import ctypes
 import errno
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 FILE_MODE = 0o640
 FOLDER_MODE = 0o750
 MAX_SHARE_OF_FREE = 0.8
+
+HALF = re.compile(r"\.(.+)\.part")
+"""What `write_whole` calls a file until it is whole."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -46,6 +46,7 @@ class Parameters:
         self._publishing = threading.Lock()
         self._sets: dict[str, ParameterSet] = {}
         self._damaged: dict[str, str] = {}
+        self._remove_leftovers(data_dir)
         for path in files_of(data_dir):
             try:
                 self._sets[path.name] = load(path, max_bytes)
@@ -137,6 +138,22 @@ class Parameters:
             self._sets[name] = restored
         return restored.version
 
+    @staticmethod
+    def _remove_leftovers(data_dir: Path) -> None:
+        """Removes what a death in the middle of publishing left behind: it was not acknowledged."""
+        for path in _content_of(data_dir):
+            if is_half(path):
+                logger.warning("removing %s, left by a server that died", path)
+                files.remove_tree(path)
+
+
+def is_half(path: Path) -> bool:
+    """Returns whether something in the folder of parameters was left by a death in publishing."""
+    half = files.HALF.fullmatch(path.name)
+    if half is None or not is_name(half[1]):
+        return False
+    return os.path.isfile(path) and not os.path.islink(path)  # False where it cannot be told
+
 
 def files_of(data_dir: Path) -> list[Path]:
     """Returns the files of a data directory's published parameters, sorted.
@@ -146,11 +163,15 @@ def files_of(data_dir: Path) -> list[Path]:
     Raises:
         StorageError: what should be their folder is none, or cannot be read.
     """
+    return [path for path in _content_of(data_dir) if is_name(path.name)]
+
+
+def _content_of(data_dir: Path) -> list[Path]:
     folder = data_dir / FOLDER
     if folder.is_symlink():
         raise StorageError(f"{folder} is a symbolic link; refused. Put the folder itself there")
     try:
-        return sorted(path for path in folder.iterdir() if is_name(path.name))
+        return sorted(folder.iterdir())
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -6,8 +6,9 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from queue import SimpleQueue
 
 from replayring_server.engine.buffer import Buffer
@@ -56,22 +57,44 @@ class Syncer:
 
     def _sync(self) -> None:
         due = time.monotonic() + INTERVAL_S
-        with ThreadPoolExecutor(_AT_ONCE, "replayring-sync-one") as threads:
+        with ThreadPoolExecutor(_AT_ONCE - 1, "replayring-sync-one") as helpers:
             while not self._stopping.wait(max(due - time.monotonic(), 0)):
                 due = time.monotonic() + INTERVAL_S
-                try:
-                    list(threads.map(_sync_one, self._buffers()))
-                except Exception:  # no thread can be started, say; later rounds must come
-                    logger.exception("not every buffer was synced; the next round is due")
+                _sync_all(deque(self._buffers()), helpers)
 
     def _reserve(self) -> None:
         while (buffer := self._running_out.get()) is not None and not self._stopping.is_set():
-            with contextlib.suppress(OSError):
+            with _logged(buffer):
                 buffer.renew_reservation()
             del buffer  # which may be deleted while this waits for the next
 
 
-def _sync_one(buffer: Buffer) -> None:
-    if buffer.spec.durability == "interval":
-        with contextlib.suppress(OSError):  # the buffer has told its store
-            buffer.sync()
+def _sync_all(due: deque[Buffer], helpers: ThreadPoolExecutor) -> None:
+    """Syncs buffers, several at a time; all of them, though no thread can be started for it."""
+    helping = []
+    with contextlib.suppress(RuntimeError):  # the system allows no more threads: this one does it
+        for _ in range(min(_AT_ONCE, len(due)) - 1):
+            helping.append(helpers.submit(_sync_next, due))
+    _sync_next(due)
+    wait(helping)
+
+
+def _sync_next(due: deque[Buffer]) -> None:
+    """Syncs one buffer after the other, until none is left for another thread to take."""
+    with contextlib.suppress(IndexError):
+        while True:
+            buffer = due.popleft()
+            if buffer.spec.durability == "interval":
+                with _logged(buffer):
+                    buffer.sync()
+
+
+@contextlib.contextmanager
+def _logged(buffer: Buffer) -> Iterator[None]:
+    """Logs what goes wrong with one buffer, as others and later rounds must have their turn."""
+    try:
+        yield
+    except OSError:
+        pass  # the buffer has told its store
+    except Exception:
+        logger.exception("buffer %r could not be written to the disk; trying again", buffer.name)

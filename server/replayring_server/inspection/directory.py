@@ -137,11 +137,13 @@ def _check_parameters(folder: Path, report: Report) -> Iterator[Finding]:
 def _check_strange_parameters(folder: Path) -> Iterator[Finding]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if not is_name(path.name):
-            half = path.name.startswith(".") and path.name.endswith(".part")
+            half = parameters.is_half(path)
             yield Finding(
                 f"{parameters.FOLDER}/{path.name}",
                 "was being written when the server died" if half else "is none of the parameters",
-                "it was not acknowledged; the version before counts" if half else _IGNORED,
+                "it was not acknowledged; the version before counts. The next start removes it"
+                if half
+                else _IGNORED,
                 "none is needed" if half else "move it away if it is of use elsewhere",
                 harmless=True,
             )

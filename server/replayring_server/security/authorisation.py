@@ -5,7 +5,6 @@ The health service is not behind it: orchestrators probe it without a token.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +15,8 @@ import grpc
 from replayring_proto.errors import AccessDeniedError, ReplayRingError, UnauthenticatedError
 from replayring_proto.status import to_status
 from replayring_proto.tokens import SCHEME, TOKEN_KEY
+from replayring_server.refusals import RefusalLog
 from replayring_server.security.tokens import Scope, Tokens, digest_of
-
-logger = logging.getLogger(__name__)
 
 Metadata: TypeAlias = "Iterable[tuple[str, str | bytes]]"
 Status: TypeAlias = "tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]"
@@ -64,15 +62,17 @@ class Authorisation:
     Belongs to one event loop. Without tokens everybody may do everything.
     """
 
-    def __init__(self, tokens: Tokens | None = None) -> None:
+    def __init__(self, tokens: Tokens | None = None, refusals: RefusalLog | None = None) -> None:
+        """Lets in whoever has one of `tokens`; logs whom it does not let in to `refusals`."""
         self._tokens = tokens
+        self._refusals = refusals or RefusalLog()
         self._calls: set[_Call] = set()
 
     def guard(
         self, handler: grpc.GenericRpcHandler, refused: Refused = lambda method, code: None
     ) -> grpc.GenericRpcHandler:
         """Returns a handler that refuses before `handler` has read a message, and says so."""
-        return _Guard(self, handler, refused)
+        return _Guard(self, handler, refused, self._refusals)
 
     def check(self, method: str, metadata: Metadata) -> bytes:
         """Returns the digest of the token that a call came with; empty where none is needed.
@@ -142,11 +142,16 @@ class Authorisation:
 
 class _Guard(grpc.GenericRpcHandler):
     def __init__(
-        self, authorisation: Authorisation, handler: grpc.GenericRpcHandler, refused: Refused
+        self,
+        authorisation: Authorisation,
+        handler: grpc.GenericRpcHandler,
+        refused: Refused,
+        refusals: RefusalLog,
     ) -> None:
         self._authorisation = authorisation
         self._handler = handler
         self._refused = refused
+        self._refusals = refusals
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
@@ -161,16 +166,16 @@ class _Guard(grpc.GenericRpcHandler):
         except AccessDeniedError as error:
             status = to_status(error)
             self._refused(method, status[0])
-            return grpc.stream_stream_rpc_method_handler(_refusing(method, status))
+            return grpc.stream_stream_rpc_method_handler(_refusing(method, status, self._refusals))
         return found
 
 
-def _refusing(method: str, status: Status) -> Callable[..., Awaitable[None]]:
+def _refusing(method: str, status: Status, refusals: RefusalLog) -> Callable[..., Awaitable[None]]:
     """Returns a handler that reads nothing and answers with a status."""
     code, message, metadata = status
 
     async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        logger.info("%s from %s: %s: %s", method, context.peer(), code.name, message)
+        refusals.add(method, context.peer(), code, message)
         await context.abort(code, message, metadata)
 
     return refuse

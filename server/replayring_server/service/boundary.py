@@ -7,17 +7,20 @@ malformed message into a leak or an opaque error.
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import logging
+import os
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
 
-from replayring_proto.errors import ReplayRingError, ServerError
+from replayring_proto.errors import ReplayRingError, ServerError, ServerUnavailableError
 from replayring_proto.status import to_status
 from replayring_proto.v1 import replay_pb2
+from replayring_server.refusals import RefusalLog
 from replayring_server.security.authorisation import Authorisation
 from replayring_server.service.calls import Call, Calls, Context
 
@@ -29,11 +32,20 @@ METHODS = tuple(
     method.name for method in replay_pb2.DESCRIPTOR.services_by_name["ReplayService"].methods
 )
 
+_SHORTAGES = {
+    errno.ENOMEM: "memory",
+    errno.EMFILE: "file descriptors (ulimit -n)",
+    errno.ENFILE: "file descriptors",
+}
+
 Handler: TypeAlias = Callable[[Call], Awaitable[Any]]
 
 
 def generic_handler(
-    handlers: dict[str, Handler], calls: Calls, authorisation: Authorisation
+    handlers: dict[str, Handler],
+    calls: Calls,
+    authorisation: Authorisation,
+    refusals: RefusalLog,
 ) -> grpc.GenericRpcHandler:
     """Returns the service made of these handlers, one per method of ReplayService.
 
@@ -57,6 +69,7 @@ def generic_handler(
                     handlers[method.name],
                     calls,
                     authorisation,
+                    refusals,
                     unary=not (method.client_streaming or method.server_streaming),
                 )
             )
@@ -70,8 +83,35 @@ def generic_handler(
     return authorisation.guard(handler, refused)
 
 
+def _shortage(error: Exception) -> ServerUnavailableError | None:
+    """Returns what the peer is told of an error that is but a shortage, which may pass."""
+    code = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
+    if code not in _SHORTAGES:
+        return None
+    return ServerUnavailableError(
+        f"the server is short of {_SHORTAGES[code]} ({os.strerror(code)}); try again, and let it "
+        "have more if this goes on"
+    )
+
+
+def _defect(method: str) -> ServerError:
+    """Logs the error being handled, and returns what the peer is told: an id to ask about."""
+    error_id = uuid.uuid4().hex[:12]
+    fields = {"method": method, "error_id": error_id}
+    logger.exception("%s failed, id %s", method, error_id, extra=fields)
+    return ServerError(
+        f"{method} failed on the server; its log has the details under id {error_id}"
+    )
+
+
 def _guarded(
-    method: str, handler: Handler, calls: Calls, authorisation: Authorisation, *, unary: bool
+    method: str,
+    handler: Handler,
+    calls: Calls,
+    authorisation: Authorisation,
+    refusals: RefusalLog,
+    *,
+    unary: bool,
 ) -> Callable[..., Awaitable[Any]]:
     """Wraps a handler so that an error ends the call with the status that stands for it."""
 
@@ -97,22 +137,17 @@ def _guarded(
                 status = to_status(call.ended_with)
             except grpc.aio.InternalError:
                 # What gRPC raises when it cannot write to the peer: nobody is there to answer.
-                logger.info("%s: the caller vanished before it was answered", method)
+                said = method, context.peer(), grpc.StatusCode.CANCELLED
+                refusals.add(*said, "the caller vanished before it was answered")
                 raise asyncio.CancelledError from None
-            except Exception:
-                # What happened is for the log, not for the peer, who gets an id to ask about.
-                error_id = uuid.uuid4().hex[:12]
-                fields = {"method": method, "error_id": error_id}
-                logger.exception("%s failed, id %s", method, error_id, extra=fields)
-                text = f"{method} failed on the server; its log has the details under id {error_id}"
-                status = to_status(ServerError(text))
+            except Exception as error:
+                status = to_status(_shortage(error) or _defect(method))
             # A peer that takes nothing takes no status either. Until it does, or is gone, the call
             # counts as one; what it held does not stay.
             call.release()
             code, message, trailing = status
             call.outcome = code.name
-            fields = {"method": method, "peer": context.peer(), "code": code.name}
-            logger.info("%s from %s: %s: %s", *fields.values(), message, extra=fields)
+            refusals.add(method, context.peer(), code, message)
             return await context.abort(code, message, trailing)
 
     return guarded

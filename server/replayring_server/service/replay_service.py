@@ -10,6 +10,7 @@ from replayring_proto.messages import info_to_message, parse, spec_from_message
 from replayring_proto.server_status import ServerStatus, status_to_message
 from replayring_proto.v1 import replay_pb2
 from replayring_server.engine import Store
+from replayring_server.refusals import RefusalLog
 from replayring_server.security.authorisation import Authorisation
 from replayring_server.service import fetching, listing, publishing
 from replayring_server.service.adding import AddEpisodes
@@ -25,9 +26,10 @@ from replayring_server.tally import CallTally
 class ReplayService:
     """The service over one store. Belongs to one event loop; does not close the store."""
 
-    def __init__(self, store: Store, authorisation: Authorisation) -> None:
+    def __init__(self, store: Store, authorisation: Authorisation, refusals: RefusalLog) -> None:
         self._store = store
         self._authorisation = authorisation
+        self._refusals = refusals
         self._changes = Changes()
         self._workers = Workers()
         self._calls = Calls(store.limits, CallTally(METHODS))
@@ -51,6 +53,7 @@ class ReplayService:
             },
             self._calls,
             self._authorisation,
+            self._refusals,
         )
 
     def status(self) -> ServerStatus:

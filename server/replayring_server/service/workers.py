@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from enum import Enum
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from replayring_proto.errors import ServerUnavailableError
 
 T = TypeVar("T")
 
@@ -48,6 +50,48 @@ class Lane(Enum):
     PUBLISH = (1, "parameters, which the engine stores one after another")
 
 
+class _Work(Generic[T]):
+    """A call on its way through a lane.
+
+    An executor that cannot start a thread keeps the call in its queue, and gives back nothing by
+    which it could be waited for or taken back; so this has a future of its own.
+    """
+
+    __slots__ = ("_call", "_done")
+
+    def __init__(self, call: Callable[[], T], done: Future[T]) -> None:
+        """Prepares a call, of which `done` is to tell what becomes."""
+        self._call: Callable[[], T] | None = call
+        self._done: Future[T] | None = done
+
+    def carry_out(self) -> None:
+        """Carries it out, unless it was dropped."""
+        call, done = self._call, self._done
+        if call is None or done is None or not done.set_running_or_notify_cancel():
+            return
+        # Frames hold those that called them: an error, which holds this one, must not be held by
+        # what those hold, or a deleted buffer's files stay until the garbage collector comes by.
+        self._call = self._done = None
+        try:
+            done.set_result(call())
+        except BaseException as error:
+            done.set_exception(error)
+            del done
+
+    def follow(self, entry: Future[None]) -> None:
+        """Ends as its entry in the lane's queue does, if that is never come to."""
+        if entry.cancelled():
+            self.drop()
+
+    def drop(self) -> bool:
+        """Takes it back, and returns whether it was in time for that."""
+        done = self._done
+        if done is None or not done.cancel():
+            return False
+        self._call = None  # it may have a large episode, and the queue keeps this
+        return True
+
+
 class Workers:
     """Threads for engine calls. Close it when no call is in flight any more."""
 
@@ -73,12 +117,15 @@ class Workers:
             call: the call.
             nbytes: bytes that it moves; None if it may block.
             leave_to: called with what goes on in a thread although the caller has given up.
+
+        Raises:
+            ServerUnavailableError: no thread can be started for it.
         """
         if lane is Lane.READ:
             self._read_at = time.monotonic()
         if nbytes is not None and nbytes <= self._inline_bytes:
             return call()
-        work = self._lanes[lane].submit(call)
+        work = self._begin(lane, call)
         try:
             return await asyncio.wrap_future(work)
         except asyncio.CancelledError:
@@ -93,12 +140,15 @@ class Workers:
 
         Both happen even if the caller gives up meanwhile: what is stored is stored, and whoever
         waits for it must hear of it.
+
+        Raises:
+            ServerUnavailableError: no thread can be started for it; nothing was changed.
         """
         if lane in (Lane.APPEND, Lane.COMMIT):
             self._added_at = time.monotonic()
         try:
-            work = asyncio.get_running_loop().run_in_executor(self._lanes[lane], call)
-        except RuntimeError:  # the system allows no more threads, or those here have been ended
+            work = asyncio.wrap_future(self._begin(lane, call))
+        except ServerUnavailableError:
             then()
             raise
 
@@ -113,6 +163,25 @@ class Workers:
         finally:
             # An error that `work` holds would hold this frame, and this frame `work`.
             del work
+
+    def _begin(self, lane: Lane, call: Callable[[], T]) -> Future[T]:
+        """Has a thread of a lane carry out a call.
+
+        Raises:
+            ServerUnavailableError: there is none for it; it will not be carried out.
+        """
+        done: Future[T] = Future()
+        work = _Work(call, done)
+        try:
+            self._lanes[lane].submit(work.carry_out).add_done_callback(work.follow)
+        except RuntimeError as error:
+            # It is in the lane's queue all the same. Another thread may have it by now.
+            if work.drop():
+                raise ServerUnavailableError(
+                    f"the server has no thread for this call ({error}); try again, and let it have "
+                    "more (ulimit -u, or the pids limit of its container) if this goes on"
+                ) from None
+        return done
 
     @property
     def reading(self) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 from replayring_proto import layout
 from replayring_proto.errors import StorageError
 from replayring_proto.spec import BufferSpec, is_name
+from replayring_server.engine import files
 from replayring_server.snapshots.parts import Part, checksum_of
 
 FORMAT_VERSION = 1
@@ -31,8 +32,6 @@ PARAMETERS = "parameters"
 
 _RECORDS = re.compile(r"records-[0-9a-f]{32}")
 _PARAMETERS = re.compile(r".+-\d+-[0-9a-f]{32}")
-# What a file is called until it is whole: see `engine.files.write_whole`.
-_HALF = re.compile(r"\.(.+)\.part")
 
 
 @dataclass(frozen=True)
@@ -222,7 +221,7 @@ class Manifest:
 
 def is_file_of(folder: str, name: str) -> bool:
     """Whether a snapshot gives such a name to a file in such a folder, be it whole or half."""
-    if half := _HALF.fullmatch(name):
+    if half := files.HALF.fullmatch(name):
         name = half[1]
     if folder == PARAMETERS:
         return _PARAMETERS.fullmatch(name) is not None

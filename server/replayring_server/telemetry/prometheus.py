@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 PATH = "/metrics"
 
 Check: TypeAlias = "Callable[[Metadata], object]"
+Unanswered: TypeAlias = "Callable[[str, str], object]"
 
 MAX_SCRAPES = 16
 _PATIENCE_S = 10.0
@@ -56,6 +57,10 @@ _FAMILIES: dict[Kind, Any] = {
     Kind.HISTOGRAM: HistogramMetricFamily,
     Kind.DISTRIBUTION: GaugeHistogramMetricFamily,
 }
+
+
+def _log_unanswered(peer: str, reason: str) -> None:
+    logger.info("no metrics for %s: %s", peer, reason)
 
 
 class StatusCollector(Collector):
@@ -109,6 +114,7 @@ class MetricsServer(socketserver.ThreadingMixIn, WSGIServer):
         status: Callable[[], ServerStatus],
         certificates: Certificates | None,
         check: Check,
+        unanswered: Unanswered = _log_unanswered,
     ) -> None:
         """Starts listening, and a thread that answers.
 
@@ -118,11 +124,14 @@ class MetricsServer(socketserver.ThreadingMixIn, WSGIServer):
             status: returns how the server is doing, from any thread.
             certificates: makes it speak TLS, and nothing else.
             check: raises `AccessDeniedError` for a request's metadata that does not suffice.
+            unanswered: told, from any thread, of a peer that got no answer by its own doing, and
+                why; by default each is logged.
 
         Raises:
             StorageError: the address cannot be listened on.
         """
         self._certificates = certificates
+        self._unanswered = unanswered
         self._room = threading.BoundedSemaphore(MAX_SCRAPES)
         self._begun: dict[socket.socket, float] = {}
         self._guard = threading.Lock()  # a descriptor that was closed may be another's by then
@@ -209,7 +218,7 @@ class MetricsServer(socketserver.ThreadingMixIn, WSGIServer):
         """Logs why one request was not answered."""
         error = sys.exc_info()[1]
         if isinstance(error, OSError):  # the peer said nothing, is gone, or speaks no TLS
-            logger.info("no metrics for %s: %s", client_address[0], error)
+            self._unanswered("{}:{}".format(*client_address), str(error))
         else:
             logger.exception("no metrics for %s", client_address[0])
 
