@@ -28,6 +28,7 @@ from replayring._blocks import in_blocks
 from replayring._device import as_device
 from replayring._freshness import Freshness
 from replayring._handover import hand_over
+from replayring._living import Living
 from replayring._page_locked import Reserve
 from replayring._sources import InMemory, Source, from_arrays, from_reserve
 from replayring._staging import staging_on
@@ -167,7 +168,7 @@ class BatchDataset(IterableDataset[Item]):
         self._timeout = None if timeout is None else seconds(timeout)
         self.buffer = buffer
         self._closed = False
-        self._iterators: weakref.WeakSet[BatchIterator] = weakref.WeakSet()
+        self._iterators = Living[BatchIterator]()
 
     def __iter__(self) -> BatchIterator:
         """Opens a stream of batches.
@@ -211,14 +212,14 @@ class BatchDataset(IterableDataset[Item]):
     def close(self) -> None:
         """Ends all iterations of this process, also those that wait. Again, does nothing."""
         self._closed = True
-        for iterator in list(self._iterators):
+        for iterator in self._iterators.all():
             iterator.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_iterators"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _iterators=weakref.WeakSet())
+        self.__dict__.update(state, _iterators=Living[BatchIterator]())
 
     def _source(self) -> Source:
         if self._device is not None:
