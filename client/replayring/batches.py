@@ -310,7 +310,7 @@ class BatchIterator(Iterator[Item]):
         self._endless = endless
         # The source's threads keep it alive; this object's end has to end them. Unlike __del__, a
         # finalizer also runs for what is still alive when the interpreter exits.
-        self._close = weakref.finalize(self, source.close)
+        self._close = weakref.finalize(self, _close, source, freshness)
 
     def __next__(self) -> Item:
         """Returns the next batch, waiting for it if need be.
@@ -366,10 +366,14 @@ class BatchIterator(Iterator[Item]):
             try:
                 return attempt()
             except (DeadlineError, ServerUnavailableError) as error:
-                if not self._close.alive:  # which ends the source, but no question to the buffer
-                    raise ClosedError("this iteration was closed") from None
                 if not self._endless:
                     raise
                 if not told:
                     logger.warning("still waiting for a batch: %s", error)
                 told = True
+
+
+def _close(source: Source, freshness: Freshness | None) -> None:
+    if freshness is not None:
+        freshness.close()
+    source.close()
