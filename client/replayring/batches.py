@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 import warnings
 import weakref
@@ -27,13 +28,13 @@ from replayring._arguments import as_buffer, seconds, whole
 from replayring._blocks import in_blocks
 from replayring._device import as_device
 from replayring._freshness import Freshness
-from replayring._handover import hand_over
+from replayring._handover import WholeBatch, hand_over
 from replayring._living import Living
 from replayring._page_locked import Reserve
 from replayring._sources import InMemory, Source, from_arrays, from_reserve
 from replayring._staging import staging_on
 from replayring._streams import BatchStream, CopiedStream
-from replayring.collation import Item
+from replayring.collation import Item, collates
 from replayring.dataset import copied_offsets
 from replayring_proto.errors import (
     ClosedError,
@@ -185,7 +186,11 @@ class BatchDataset(IterableDataset[Item]):
                 "iterate the BatchDataset itself, which fetches and copies ahead without workers"
             )
         iterator = BatchIterator(
-            self._source(), self._worker_batches(), self._freshness(), endless=self._timeout is None
+            self._source(),
+            self._worker_batches(),
+            self._freshness(),
+            endless=self._timeout is None,
+            collated=collates(sys._getframe(1)),
         )
         self._iterators.add(iterator)
         if self._closed:  # by another thread, which did not see this one
@@ -293,6 +298,7 @@ class BatchIterator(Iterator[Item]):
         freshness: Freshness | None,
         *,
         endless: bool = False,
+        collated: bool = False,
     ) -> None:
         """Takes over a source of batches.
 
@@ -301,6 +307,7 @@ class BatchIterator(Iterator[Item]):
             num_batches: batches to hand out; None for no end.
             freshness: how stale they may be, or None.
             endless: whether to go on waiting when the source has done so for long enough.
+            collated: whether torch's DataLoader makes batches of these, in this process.
         """
         self.next_index: int | None = None
         self.dropped = 0
@@ -308,6 +315,7 @@ class BatchIterator(Iterator[Item]):
         self._remaining = num_batches
         self._freshness = freshness
         self._endless = endless
+        self._hand_over: Callable[[Item], Item] = WholeBatch if collated else hand_over
         # The source's threads keep it alive; this object's end has to end them. Unlike __del__, a
         # finalizer also runs for what is still alive when the interpreter exits.
         self._close = weakref.finalize(self, _close, source, freshness)
@@ -334,7 +342,7 @@ class BatchIterator(Iterator[Item]):
             raise
         if self._remaining is not None:
             self._remaining -= 1
-        return hand_over(tensors)
+        return self._hand_over(tensors)
 
     def close(self) -> None:
         """Ends the stream and with it the iteration. Again, does nothing."""
