@@ -5,6 +5,8 @@ That they give what the wire gives is shown by the contract suite, which runs ov
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import pickle
 import shutil
@@ -174,6 +176,27 @@ def test_files_that_may_not_be_read_are_read_over_the_wire(
             return found.info().same_host, found.get([3])["reward"].tolist()
 
     assert in_fork(ask) == (False, [3])
+
+
+@pytest.mark.parametrize("call", ["open", "mmap"])
+def test_files_are_looked_for_again_where_descriptors_were_used_up(
+    buffer: replayring.Buffer, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    looks = []
+
+    def used_up(*args: Any, **kwargs: Any) -> Any:
+        looks.append(args)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("replayring.buffer._LOOK_AGAIN_SECONDS", 100.0)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr({"open": os, "mmap": mmap}[call], call, used_up)
+        assert buffer.get([3])["reward"].tolist() == [3]
+        assert buffer._files() is None
+        assert len(looks) == 1
+    assert buffer._files() is None
+    buffer._not_before -= 100
+    assert buffer._files() is not None
 
 
 def test_a_deleted_buffer_is_gone_at_once(
