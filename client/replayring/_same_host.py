@@ -315,7 +315,7 @@ class FileStream(BatchStream):
             return
         with self._lock:
             self._closed = True
-            self._ready.clear()
+            self._ready = deque()  # another, as a signal handler may come amid `_read`
             streams = [*self._waits, *filter(None, [self._instead])]
         for stream in streams:
             stream.close()
@@ -351,12 +351,13 @@ class FileStream(BatchStream):
 
     def _read(self, reads: FileReads) -> Batch | None:
         with self._lock:
-            if not self._ready:
-                self._ready.extend(self._drawn(reads))
-            if not self._ready:
+            ready = self._ready
+            if not ready:
+                ready.extend(self._drawn(reads))
+            if not ready:
                 return None
             self._given += 1
-            return self._ready.popleft()
+            return ready.popleft()
 
     def _drawn(self, reads: FileReads) -> list[Batch]:
         if self._sampler is None:

@@ -10,9 +10,7 @@ import mmap
 import os
 import pickle
 import shutil
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +23,7 @@ from replayring_proto import files, layout
 from replayring_proto.ring import MappedRing
 from replayring_server.snapshots import restore, snapshot
 from tests.client.conftest import CAPACITY, SPEC
-from tests.client.same_host.support import episode, in_fork, stopped
+from tests.client.same_host.support import episode, in_fork, stopped, traced
 from tests.support import ServerProcess, eventually
 
 Connect = Callable[..., replayring.Client]
@@ -298,16 +296,6 @@ def test_a_thread_may_find_the_files_gone_at_any_step_of_another(
             outcomes.add(buffer._files() is None)
         steps = steps + 1 if left < 0 else -1
     assert outcomes == {True, False}
-
-
-@contextmanager
-def traced(begin: Callable[..., Any]) -> Iterator[None]:
-    before = sys.gettrace()
-    sys.settrace(begin)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
 
 
 def test_what_has_to_wait_waits_at_the_server(
