@@ -9,7 +9,9 @@ Importing this needs no torch. The datasets do, and are imported when they are f
 from __future__ import annotations
 
 import importlib
+import sys
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from replayring._adding import Acknowledgement
@@ -122,6 +124,11 @@ _TORCH = {
     "compute_sampler_weights": "weights",
 }
 
+# `import *` gets every name here, so without torch these are not among them. In place: what type
+# checkers read above is all that there can be. Some programs put a stand-in there, without a spec.
+if sys.modules.get("torch") is None and find_spec("torch") is None:
+    __all__[:] = [name for name in __all__ if name not in _TORCH]
+
 try:
     __version__ = version("replayring")
 except PackageNotFoundError:  # run from a source tree that was never installed
@@ -148,4 +155,6 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     # Completion shows what is meant to be used, and not what this module is made of. `sharded` is
     # where the docstrings of what is listed send their readers.
-    return sorted({*__all__, "sharded", *(name for name in globals() if name.startswith("__"))})
+    return sorted(
+        {*__all__, *_TORCH, "sharded", *(name for name in globals() if name.startswith("__"))}
+    )

@@ -163,7 +163,7 @@ class Background(ABC):
             if isinstance(failure, ServerUnavailableError) and not self._ended:
                 self._caller.channel.outage.failed(failure, begun)
             with self._lock:
-                if self._endures(failure):
+                if self._endures(failure) or back_off.allows(failure):
                     if not passing(failure) and type(failure) is not type(self._trouble):
                         _LOGGER.warning("%s keeps trying: %s", self._name, failure)
                     self._trouble = failure
@@ -171,6 +171,7 @@ class Background(ABC):
                     self._changed.wait_for(lambda: self._ended, back_off.delay())
                 else:
                     self._give_up(failure)
+                    back_off.reset()
                     self._changed.notify_all()
 
     def _await_work(self) -> bool:

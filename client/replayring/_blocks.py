@@ -55,7 +55,9 @@ def tensors_in(block: Tensor, batch: Batch) -> dict[str, Tensor]:
     return tensors
 
 
-@lru_cache(maxsize=64)
+# Of each iteration's packs nearly all have one layout, which whoever parses headers keeps for it;
+# but those of thousands of columns are new ones each time, and large.
+@lru_cache(maxsize=8)
 def _places(layout: PackLayout, parts: int) -> list[_Place]:
     """For each tensor its name, dtype, and as of a part: shape, strides, first beginning, size."""
     places = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TypeAlias
@@ -13,6 +12,7 @@ import grpc
 
 from replayring._credentials import Credentials, explained
 from replayring._fork import GATE
+from replayring._living import Living
 from replayring._outage import Outage
 from replayring._signals import WORKERS
 from replayring_proto.errors import (
@@ -158,7 +158,7 @@ class Channel:
         self._lock = threading.Lock()
         self.outage = Outage(self.address)
         self._grpc: grpc.Channel | None = None
-        self._dependents: weakref.WeakSet[Dependent] = weakref.WeakSet()
+        self._dependents = Living[Dependent]()
 
     @contextmanager
     def use(self, *, lasting: bool = False) -> Iterator[Stub]:
@@ -223,7 +223,7 @@ class Channel:
                 return
             self._closed = True
             self._open_lock.release()
-            dependents = list(self._dependents)
+            dependents = self._dependents.all()
         for dependent in dependents:
             dependent.end()
         with GATE.entered():

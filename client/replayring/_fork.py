@@ -36,11 +36,12 @@ import logging
 import os
 import threading
 import time
-import weakref
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
+
+from replayring._living import Living
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class ForkGate:
     """Knows who uses gRPC, and keeps everybody out while the process forks. Thread-safe."""
 
     def __init__(self) -> None:
-        self._channels: weakref.WeakSet[Forkable] = weakref.WeakSet()
+        self._channels = Living[Forkable]()
         self._registered = False
         self._start()
 
@@ -125,7 +126,7 @@ class ForkGate:
         with self._lock:
             self._forking.add(threading.get_ident())
             self._changed.wait_for(lambda: not self._others(lasting=False), GRACE_SECONDS)
-            channels = list(self._channels)
+            channels = self._channels.all()
         for channel in channels:
             channel.drop()
         with self._lock:
@@ -143,7 +144,7 @@ class ForkGate:
 
     def _in_child(self) -> None:
         self._start()  # the threads that held or awaited anything here do not exist in the child
-        for channel in list(self._channels):
+        for channel in self._channels.all():
             channel.forget()
 
     def _others(self, *, lasting: bool) -> bool:

@@ -10,6 +10,7 @@ from replayring_proto.errors import (
     AccessDeniedError,
     DeadlineError,
     ReplayRingError,
+    ServerError,
     ServerUnavailableError,
     StorageError,
     TLSError,
@@ -22,6 +23,7 @@ LOCKED_OUT = (AccessDeniedError, TLSError, StorageError)
 """Failures that are about who calls and how, not about what was asked for: no or another token, a
 certificate, a file with one of these. Somebody has to do something about them."""
 
+_ATTEMPTS = 3  # where it is not known whose failure it is
 _LONGEST_SECONDS = 30 * 86_400.0  # gRPC knows no infinite timeout
 _FIRST_DELAY_SECONDS = 0.05
 _LAST_DELAY_SECONDS = 0.5  # what is back is found within this; see `_channel` for the network
@@ -32,10 +34,21 @@ class BackOff:
 
     def __init__(self) -> None:
         self._failures = 0
+        self._unclear = 0
 
     def reset(self) -> None:
         """Begins anew, after an attempt that got somewhere."""
-        self._failures = 0
+        self._failures = self._unclear = 0
+
+    def allows(self, failure: ReplayRingError) -> bool:
+        """Whether to try again after a failure that may be nobody's word on what was asked for.
+
+        HTTP/2 proxies, and gRPC itself where a stream is reset, say INTERNAL or UNKNOWN of a broken
+        connection, too. Where it stays so, it is meant.
+        """
+        if isinstance(failure, ServerError):
+            self._unclear += 1
+        return isinstance(failure, ServerError) and self._unclear < _ATTEMPTS
 
     def delay(self) -> float:
         """Returns the seconds to wait before the next attempt."""

@@ -24,6 +24,7 @@ from replayring._sampling import CLOSED, Sampling
 from replayring._streams import BatchStream
 from replayring_proto import limits
 from replayring_proto.errors import ClosedError, LimitExceededError, NotFoundError, StorageError
+from replayring_proto.files import is_want
 from replayring_proto.messages import BufferInfo
 from replayring_proto.pack import Memory, Pack, PackLayout, aligned_empty
 from replayring_proto.query import View
@@ -80,6 +81,10 @@ def place_of(setting: bool | Path, info: BufferInfo) -> Place | None:
     return Place(folder, info.buffer_id)
 
 
+class LookAgainError(Exception):
+    """Whether the files are within reach cannot be said at present: descriptors are used up."""
+
+
 def find(place: Place, spec: BufferSpec, max_bytes: int) -> FileReads | None:
     """Returns reads from a buffer's files, or None where they are not within reach.
 
@@ -87,10 +92,15 @@ def find(place: Place, spec: BufferSpec, max_bytes: int) -> FileReads | None:
         place: where they should be.
         spec: the buffer's.
         max_bytes: what one read may take at most.
+
+    Raises:
+        LookAgainError: it is to be tried again, after a while.
     """
     try:
         ring = MappedRing(place.folder)
     except (StorageError, OSError) as error:
+        if is_want(error):
+            raise LookAgainError from None
         logger.debug("reading %s over the wire: %s", place.folder.name, error)
         return None
     if ring.buffer_id != place.buffer_id or ring.reader.spec != spec:
@@ -305,7 +315,7 @@ class FileStream(BatchStream):
             return
         with self._lock:
             self._closed = True
-            self._ready.clear()
+            self._ready = deque()  # another, as a signal handler may come amid `_read`
             streams = [*self._waits, *filter(None, [self._instead])]
         for stream in streams:
             stream.close()
@@ -341,12 +351,13 @@ class FileStream(BatchStream):
 
     def _read(self, reads: FileReads) -> Batch | None:
         with self._lock:
-            if not self._ready:
-                self._ready.extend(self._drawn(reads))
-            if not self._ready:
+            ready = self._ready
+            if not ready:
+                ready.extend(self._drawn(reads))
+            if not ready:
                 return None
             self._given += 1
-            return self._ready.popleft()
+            return ready.popleft()
 
     def _drawn(self, reads: FileReads) -> list[Batch]:
         if self._sampler is None:

@@ -270,7 +270,7 @@ class WireStream(Background, BatchStream):
             return
         with self._lock:
             self._failure = None
-            self._ready.clear()
+            self._ready = deque()
         self.stop()
 
     @staticmethod
@@ -279,10 +279,11 @@ class WireStream(Background, BatchStream):
 
     def _take(self) -> Batch | None:
         """Returns the next batch, if it is there, or raises why none will be. `_lock` is held."""
-        if self._failure is None and self._ended:
+        failure, ready = self._failure, self._ready  # which closing replaces, at any step
+        if failure is None and self._ended:
             raise ClosedError(CLOSED)
-        if not self._ready:
-            if (failure := self._failure) is not None:
+        if not ready:
+            if failure is not None:
                 if not self._ended:
                     self._failure = None
                     self._changed.notify_all()
@@ -295,7 +296,7 @@ class WireStream(Background, BatchStream):
         elif self._taken >= self._group:
             self._taken -= self._group
             requests.put(self._more)
-        return self._ready.popleft()
+        return ready.popleft()
 
     def _has_work(self) -> bool:
         return self._failure is None and len(self._ready) < self._in_flight

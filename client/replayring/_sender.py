@@ -40,7 +40,6 @@ from replayring_proto.errors import (
     NotFoundError,
     ReplayRingError,
     SequenceReusedError,
-    ServerError,
     StorageError,
 )
 from replayring_proto.limits import MAX_EPISODES_PER_MESSAGE
@@ -48,7 +47,6 @@ from replayring_proto.limits import MAX_EPISODES_PER_MESSAGE
 _LOGGER = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 1.0
-_ATTEMPTS = 3  # where it is not known whose failure it is
 
 
 class Sender(Background):
@@ -86,7 +84,6 @@ class Sender(Background):
             f"writer {writer_id} of {buffer!r}", max_bytes, spill, caller.channel.outage
         )
         self._abandoned = False
-        self._failed = 0  # calls that failed with the first episode, nobody knows why
         self._errors: deque[ReplayRingError] = deque()
         self._denial: ReplayRingError | None = None  # as long as nobody was told
         self._unreadable: tuple[int, StorageError] | None = None
@@ -277,10 +274,6 @@ class Sender(Background):
     def _endures(self, failure: ReplayRingError) -> bool:
         if type(failure) is AccessDeniedError and type(self._trouble) is not AccessDeniedError:
             self._denial = failure
-        if isinstance(failure, ServerError):
-            # Nobody's word on the episode: proxies say so of a broken connection, too.
-            self._failed += 1
-            return self._failed < _ATTEMPTS
         # Nobody else has these episodes: they wait until somebody has let this writer in again.
         locked_out = isinstance(failure, LOCKED_OUT) and not isinstance(failure, DamagedError)
         return passing(failure) or locked_out
@@ -333,16 +326,19 @@ class Sender(Background):
             done = acknowledgements(encoded, self._backlog.first(MAX_EPISODES_PER_MESSAGE))
             self.last = done[-1]
             self.acknowledged += len(done)
-            self._denial, self._failed = None, 0
+            self._denial = None
             for _ in done:
                 self._backlog.drop_first()
             self._got_somewhere(len(done))
 
     def _give_up(self, failure: ReplayRingError) -> None:
         """Drops the episode that the server refused; all of them where their buffer is gone."""
+<<<<<<< HEAD
         self._failed = 0
         if isinstance(failure, NotFoundError) and self._on_missing:
             self._on_missing(failure)
+=======
+>>>>>>> h-client2
         if isinstance(failure, ClosedError):
             self._ended = True
         elif self._backlog:

@@ -16,7 +16,6 @@ Sequences are reserved by the thousand, so that the next process needs no trace 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -36,6 +35,7 @@ from replayring_proto.errors import (
     ReplayRingError,
     StorageError,
 )
+from replayring_proto.files import is_want
 from replayring_proto.pack import Pack, PackLayout, parse_header
 from replayring_proto.spec import check_name
 
@@ -47,9 +47,6 @@ _FORMAT = 1
 _RESERVED_AT_ONCE = 1000
 _FILE_MODE = 0o640
 _FOLDER_MODE = 0o750
-
-_WANTS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""What the system says where a file is as it should be, and descriptors or memory are used up."""
 
 _held: set[tuple[int, int]] = set()
 _held_guard = threading.Lock()
@@ -122,7 +119,7 @@ class Spilled:
             with open(_open(self.path, os.O_RDONLY), "rb") as file:
                 return _read(file, self.nbytes)
         except (OSError, MemoryError, ReplayRingError) as error:
-            if isinstance(error, MemoryError) or getattr(error, "errno", None) in _WANTS:
+            if is_want(error):
                 raise StorageError(f"{self.path} cannot be read at present: {error!r}") from None
             raise DamagedError(f"{self.path} cannot be sent: {error}") from None
 

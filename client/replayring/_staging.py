@@ -13,16 +13,17 @@ are made when they are asked for, as those from files are, a thread makes them a
 from __future__ import annotations
 
 import os
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from replayring._aside import Aside
 from replayring._background import FOREIGN
 from replayring._batch import Batch
 from replayring._blocks import block_of, in_blocks, tensors_in
@@ -79,8 +80,8 @@ class Staging:
         self._last: tuple[Pack, Sent] | None = None
         # Both are kept until the copy has ended: torch would use their memory again.
         self._under_way: deque[tuple[Pack, Sent]] = deque()
-        self._aside: ThreadPoolExecutor | None = None
-        self._making: deque[Future[_Made]] = deque()
+        self._aside: Aside | None = None
+        self._making: deque[queue.SimpleQueue[_Made]] = deque()
 
     def take(self) -> tuple[dict[str, Tensor], int | None]:
         """Returns the next batch, for the calling thread's current stream, and its `next_index`.
@@ -116,7 +117,7 @@ class Staging:
             aside, self._aside = self._aside, None
             self._making.clear()
         if aside is not None:
-            aside.shutdown(wait=False)  # what it is still to do, the closed stream ends
+            aside.close()  # what it is still to do, the closed stream ends
         for _, sent in under_way:
             with suppress(RuntimeError):  # of a device that has failed, as the learner knows
                 sent.event.synchronize()
@@ -129,7 +130,7 @@ class Staging:
             if ahead is not None or not self._making:
                 return ahead
             making = self._making.popleft()
-        return self._staged(making.result())
+        return self._staged(making.get())
 
     def _check_open(self) -> None:
         if self._closed:
@@ -172,13 +173,14 @@ class Staging:
         """Returns what the thread has made, if it is done, and may have it make more."""
         with self._lock:
             self._check_open()
-            done = self._making.popleft() if self._making and self._making[0].done() else None
+            is_done = self._making and not self._making[0].empty()
+            done = self._making.popleft() if is_done else None
             wanted = _MADE_AHEAD - (done is not None) if more else 0
             while len(self._making) < wanted:
                 if self._aside is None:
-                    self._aside = ThreadPoolExecutor(1, "replayring staging")
-                self._making.append(self._aside.submit(self._poll))
-        return None if done is None else done.result()
+                    self._aside = Aside("replayring staging")
+                self._making.append(self._aside.begin(self._poll))
+        return None if done is None else done.get()
 
     def _poll(self) -> _Made:
         try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 import warnings
 import weakref
@@ -27,12 +28,13 @@ from replayring._arguments import as_buffer, seconds, whole
 from replayring._blocks import in_blocks
 from replayring._device import as_device
 from replayring._freshness import Freshness
-from replayring._handover import hand_over
+from replayring._handover import WholeBatch, hand_over
+from replayring._living import Living
 from replayring._page_locked import Reserve
 from replayring._sources import InMemory, Source, from_arrays, from_reserve
 from replayring._staging import staging_on
 from replayring._streams import BatchStream, CopiedStream
-from replayring.collation import Item
+from replayring.collation import Item, collates
 from replayring.dataset import copied_offsets
 from replayring_proto.errors import (
     ClosedError,
@@ -167,7 +169,7 @@ class BatchDataset(IterableDataset[Item]):
         self._timeout = None if timeout is None else seconds(timeout)
         self.buffer = buffer
         self._closed = False
-        self._iterators: weakref.WeakSet[BatchIterator] = weakref.WeakSet()
+        self._iterators = Living[BatchIterator]()
 
     def __iter__(self) -> BatchIterator:
         """Opens a stream of batches.
@@ -184,7 +186,11 @@ class BatchDataset(IterableDataset[Item]):
                 "iterate the BatchDataset itself, which fetches and copies ahead without workers"
             )
         iterator = BatchIterator(
-            self._source(), self._worker_batches(), self._freshness(), endless=self._timeout is None
+            self._source(),
+            self._worker_batches(),
+            self._freshness(),
+            endless=self._timeout is None,
+            collated=collates(sys._getframe(1)),
         )
         self._iterators.add(iterator)
         if self._closed:  # by another thread, which did not see this one
@@ -211,14 +217,14 @@ class BatchDataset(IterableDataset[Item]):
     def close(self) -> None:
         """Ends all iterations of this process, also those that wait. Again, does nothing."""
         self._closed = True
-        for iterator in list(self._iterators):
+        for iterator in self._iterators.all():
             iterator.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_iterators"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _iterators=weakref.WeakSet())
+        self.__dict__.update(state, _iterators=Living[BatchIterator]())
 
     def _source(self) -> Source:
         if self._device is not None:
@@ -292,6 +298,7 @@ class BatchIterator(Iterator[Item]):
         freshness: Freshness | None,
         *,
         endless: bool = False,
+        collated: bool = False,
     ) -> None:
         """Takes over a source of batches.
 
@@ -300,6 +307,7 @@ class BatchIterator(Iterator[Item]):
             num_batches: batches to hand out; None for no end.
             freshness: how stale they may be, or None.
             endless: whether to go on waiting when the source has done so for long enough.
+            collated: whether torch's DataLoader makes batches of these, in this process.
         """
         self.next_index: int | None = None
         self.dropped = 0
@@ -307,9 +315,10 @@ class BatchIterator(Iterator[Item]):
         self._remaining = num_batches
         self._freshness = freshness
         self._endless = endless
+        self._hand_over: Callable[[Item], Item] = WholeBatch if collated else hand_over
         # The source's threads keep it alive; this object's end has to end them. Unlike __del__, a
         # finalizer also runs for what is still alive when the interpreter exits.
-        self._close = weakref.finalize(self, source.close)
+        self._close = weakref.finalize(self, _close, source, freshness)
 
     def __next__(self) -> Item:
         """Returns the next batch, waiting for it if need be.
@@ -333,7 +342,7 @@ class BatchIterator(Iterator[Item]):
             raise
         if self._remaining is not None:
             self._remaining -= 1
-        return hand_over(tensors)
+        return self._hand_over(tensors)
 
     def close(self) -> None:
         """Ends the stream and with it the iteration. Again, does nothing."""
@@ -365,10 +374,14 @@ class BatchIterator(Iterator[Item]):
             try:
                 return attempt()
             except (DeadlineError, ServerUnavailableError) as error:
-                if not self._close.alive:  # which ends the source, but no question to the buffer
-                    raise ClosedError("this iteration was closed") from None
                 if not self._endless:
                     raise
                 if not told:
                     logger.warning("still waiting for a batch: %s", error)
                 told = True
+
+
+def _close(source: Source, freshness: Freshness | None) -> None:
+    if freshness is not None:
+        freshness.close()
+    source.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ from replayring._adding import Acknowledgement, Adder
 from replayring._arguments import Indices, natural, whole, whole_numbers
 from replayring._batch import checked
 from replayring._replies import Arrays
-from replayring._same_host import FileReads, FileStream, Place, find
+from replayring._same_host import FileReads, FileStream, LookAgainError, Place, find
 from replayring._sampling import WireStream, sample, sampling_of
 from replayring._streams import SampleStream
 from replayring.writer import DEFAULT_IN_FLIGHT_BYTES, DEFAULT_SPILL_BYTES, Writer
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from replayring.client import Client
 
 __all__ = ["Buffer"]
+
+_LOOK_AGAIN_SECONDS = 1.0
 
 
 class Buffer:
@@ -56,6 +60,7 @@ class Buffer:
         self.spec = spec
         self._place = place
         self._reads: FileReads | None = None
+        self._not_before = -math.inf  # to look for them
         self._caller = client._caller
         self._adders: dict[int, Adder] = {}  # by process
 
@@ -378,7 +383,13 @@ class Buffer:
         self._caller.channel.check_open()
         reads, place = self._reads, self._place  # which other threads may let go of meanwhile
         if reads is None and place is not None:
-            reads = self._reads = find(place, self.spec, self._caller.max_reply_bytes)
+            if time.monotonic() < self._not_before:
+                return None
+            try:
+                reads = self._reads = find(place, self.spec, self._caller.max_reply_bytes)
+            except LookAgainError:
+                self._not_before = time.monotonic() + _LOOK_AGAIN_SECONDS
+                return None
         if reads is None or not reads.exist():
             self._keep_to_the_wire()
             return None

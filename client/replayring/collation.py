@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
 from typing import Any, overload
 
 import numpy as np
@@ -26,6 +27,8 @@ from replayring_proto.errors import InvalidRequestError
 __all__ = ["FetchedBatch", "MixedBatch", "collate", "to_tensors"]
 
 Item = dict[str, Tensor]
+
+_FETCHING = "torch.utils.data._utils.fetch"
 
 
 def to_tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> Item:
@@ -177,8 +180,22 @@ def _collate_rows(batch: Sequence[Item], **_: Any) -> Any:
 default_collate_fn_map[Row] = _collate_rows
 
 
+def collates(frame: FrameType) -> bool:
+    """Whether a DataLoader begins an iteration in this frame, to make batches of what it gets.
+
+    torch tells an iterable dataset nothing of that, and has its batches stacked in silence.
+    """
+    # Only then may its variables be looked at, which Python before 3.13 keeps for the frame's life.
+    if frame.f_globals.get("__name__") != _FETCHING:
+        return False
+    fetcher = frame.f_locals.get("self")
+    if not getattr(fetcher, "auto_collation", False):
+        return False
+    return getattr(fetcher, "collate_fn", None) in (default_collate, collate)
+
+
 def _collate_whole_batches(batches: Sequence[WholeBatch], **_: Any) -> Any:
-    """What `default_collate` does with what a worker's `BatchDataset` yields: stacks it.
+    """What `default_collate` does with what a `BatchDataset` yields in a DataLoader: stacks it.
 
     With several batches that may be meant; but one is what a `DataLoader` takes unasked. The last
     of several lists may have one in any case.

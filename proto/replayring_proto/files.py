@@ -23,6 +23,14 @@ Bytes = npt.NDArray[np.uint8]
 SMALL_BYTES = 1 << 20
 """What a small file has at most: several times as much as the longest buffer.json."""
 
+_WANTS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def is_want(error: BaseException) -> bool:
+    """Whether an error is no word on a file: descriptors or memory were used up at the moment."""
+    cause = error.__context__ if isinstance(error, StorageError) else error
+    return isinstance(cause, MemoryError) or getattr(cause, "errno", None) in _WANTS
+
 
 def open_file(path: Path, flags: int) -> int:
     """Opens a regular file; returns the descriptor.

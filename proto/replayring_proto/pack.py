@@ -24,7 +24,11 @@ from replayring_proto.spec import DTYPES
 from replayring_proto.v1 import pack_pb2
 
 ALIGNMENT = 64
-_CACHED_HEADER_BYTES = 4096
+
+# Streams repeat one header for every batch, and to parse it takes longer than all else about one.
+# So the last ones are kept parsed: many small ones, and no more bytes of large ones.
+_SMALL_HEADER_BYTES, _SMALL_HEADERS = 4 << 10, 64
+_LARGE_HEADER_BYTES, _LARGE_HEADERS = 64 << 10, 4
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -234,9 +238,10 @@ def parse_header(encoded: bytes) -> PackLayout:
         LimitExceededError: the header is too long, or has too many tensors, axes, or characters in
             a name.
     """
-    # Streams repeat one small header for every batch. Large ones would make the cache large.
-    if len(encoded) <= _CACHED_HEADER_BYTES:
-        return _parse_cached(encoded)
+    if len(encoded) <= _SMALL_HEADER_BYTES:
+        return _parse_small(encoded)
+    if len(encoded) <= _LARGE_HEADER_BYTES:
+        return _parse_large(encoded)
     check_limit(
         len(encoded), limits.MAX_HEADER_BYTES, "bytes of a pack header", "send fewer tensors"
     )
@@ -255,7 +260,8 @@ def _parse(encoded: bytes) -> PackLayout:
     return layout
 
 
-_parse_cached = lru_cache(maxsize=64)(_parse)
+_parse_small = lru_cache(_SMALL_HEADERS)(_parse)
+_parse_large = lru_cache(_LARGE_HEADERS)(_parse)
 
 
 def tensor_specs(columns: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]]) -> PackLayout:

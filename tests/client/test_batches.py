@@ -6,6 +6,7 @@ import itertools
 import pickle
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import replayring
+from replayring import collation
 from replayring.batches import BatchDataset, BatchIterator
 from replayring_proto.errors import InvalidRequestError
 from tests.client.scripted_streams import ScriptedBuffer, ScriptedStream
@@ -393,20 +395,39 @@ def test_in_a_loader(
         assert (sorted(drawn) == sorted(again)) == (seed is not None)
 
 
-def test_a_loader_that_makes_batches_of_one_batch_is_told_of(make_real: MakeBuffer) -> None:
+WITH_A_WORKER: dict[str, Any] = {"num_workers": 1, "multiprocessing_context": "fork", "timeout": 60}
+
+
+@pytest.mark.parametrize("in_loader", [{}, {"collate_fn": replayring.collate}, WITH_A_WORKER])
+def test_a_loader_that_makes_batches_of_one_batch_is_told_of(
+    make_real: MakeBuffer, in_loader: dict[str, Any]
+) -> None:
     """It is what a loader does unasked; each tensor would have one axis more than was meant."""
     batches = BatchDataset(filled(make_real, 90), 8, num_batches=4)
-    loader = DataLoader(batches, num_workers=1, multiprocessing_context="fork", timeout=60)
+    loader = DataLoader(batches, **in_loader)
     with pytest.raises(UserWarning, match="give it batch_size=None"):  # an error in tests
         next(iter(loader))
 
 
-def test_a_loader_that_is_asked_to_stacks_batches(make_real: MakeBuffer) -> None:
+def test_who_begins_an_iteration_keeps_nothing_by_that() -> None:
+    """Python before 3.13 keeps variables of a frame that somebody looked at."""
+    kept = np.zeros(3)
+    alive = weakref.ref(kept)
+    with BatchDataset(ScriptedBuffer(ScriptedStream()), 1) as batches:
+        iterator = iter(batches)
+        del kept
+        assert alive() is None
+        iterator.close()
+
+
+@pytest.mark.parametrize("in_loader", [{}, WITH_A_WORKER])
+def test_a_loader_that_is_asked_to_stacks_batches(
+    make_real: MakeBuffer, in_loader: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its last list may have one; that is no mistake."""
     batches = BatchDataset(filled(make_real, 90), 8, num_batches=5)
-    loader = DataLoader(
-        batches, batch_size=2, num_workers=1, multiprocessing_context="fork", timeout=60
-    )
+    monkeypatch.setattr(collation, "_stacks_several", False)
+    loader = DataLoader(batches, batch_size=2, **in_loader)
     sizes = []
     for batch in loader:
         sizes.append(len(batch["state"]))

@@ -53,7 +53,7 @@ def test_closing_wakes_who_waits(device: str | None) -> None:
 
 
 def test_closing_ends_who_waits_for_a_server_that_is_away(device: str | None) -> None:
-    """How fresh batches are, it is asked; and that, no stream ends."""
+    """How fresh batches are, it is asked; and the end of that is none of a stream's."""
 
     class Away(ScriptedBuffer):
         asked = 0
@@ -70,6 +70,32 @@ def test_closing_ends_who_waits_for_a_server_that_is_away(device: str | None) ->
     batches = BatchDataset(buffer, 1, max_staleness_frames=5, device=device)
     assert list(batches) == []
     assert buffer.asked == 2
+
+
+def test_closing_wakes_who_waits_for_word_on_the_buffer(device: str | None) -> None:
+    asked, over = threading.Event(), threading.Event()
+
+    class Silent(ScriptedBuffer):
+        client = SimpleNamespace(timeout=30)
+
+        def info(self, **_: Any) -> Any:
+            asked.set()
+            over.wait(30)
+            raise ServerUnavailableError("silent")
+
+    batches = BatchDataset(Silent(ScriptedStream(one(1))), 1, max_staleness_frames=5, device=device)
+    seen: list[Any] = []
+    thread = threading.Thread(target=lambda: seen.extend(batches))
+    thread.start()
+    try:
+        assert asked.wait(20)
+        batches.close()
+        thread.join(3)
+        assert not thread.is_alive()
+    finally:
+        over.set()
+        thread.join(20)
+    assert seen == []
 
 
 def test_what_is_opened_while_another_thread_closes_is_closed(device: str | None) -> None:

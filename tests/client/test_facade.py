@@ -83,6 +83,17 @@ with replayring.connect({core_server!r}) as client:
     assert run(code) == "(4,)"
 
 
+def test_without_torch_all_that_is_there_can_be_imported() -> None:
+    code = """
+sys.modules["torch"] = None
+from replayring import *
+import replayring
+assert "connect" in replayring.__all__ and connect is replayring.connect
+print(sorted(replayring._TORCH.keys() & replayring.__all__))
+"""
+    assert run(code) == "[]"
+
+
 @pytest.mark.parametrize("name", sorted(replayring._TORCH))
 def test_without_torch_its_names_say_what_to_install(name: str) -> None:
     code = f"""

@@ -312,6 +312,24 @@ class TestResuming:
 
             eventually(came, "the stream resumes")
 
+    def test_goes_on_after_what_is_nobodys_word(
+        self, fake: FakeServer, fake_buffer: replayring.Buffer
+    ) -> None:
+        """What HTTP/2 proxies say while what is behind them starts again, twice at a time."""
+        failures = [status(grpc.StatusCode.INTERNAL), status(grpc.StatusCode.UNKNOWN)]
+        batches = Batches(break_after=3)
+        fake.script("SampleBatch", *failures, batches, *failures, batches)
+        with fake_buffer.sample_stream(1, in_flight=2) as stream:
+            assert [number(next(stream)) for _ in range(5)] == [1, 2, 3, 4, 5]
+
+    def test_ends_when_it_stays_so(self, fake: FakeServer, fake_buffer: replayring.Buffer) -> None:
+        fake.script("SampleBatch", status(grpc.StatusCode.INTERNAL))
+        with fake_buffer.sample_stream(1) as stream:
+            for _ in range(2):
+                with pytest.raises(replayring.ServerError, match="INTERNAL: scripted"):
+                    next(stream)
+        assert fake.calls["SampleBatch"] == 3
+
     def test_ends_with_what_the_server_says(
         self, fake: FakeServer, fake_buffer: replayring.Buffer
     ) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -11,12 +13,18 @@ import torch
 
 from replayring._batch import Batch
 from replayring._device import CpuLink, Sent
+from replayring._staging import Staging
 from replayring_proto.errors import ClosedError, DeadlineError
 from tests.client.scripted_streams import ScriptedStream, same
 from tests.client.staged import LateLink, batch
 from tests.support import eventually
 
 pytest_plugins = ["tests.client.staged_fixtures"]
+
+
+def done(stage: Staging) -> None:
+    """Waits until the thread has done what it was told to do."""
+    eventually(lambda: not any(making.empty() for making in stage._making), "batches are made")
 
 
 @pytest.mark.parametrize("rows", [4, 1 << 18])
@@ -45,10 +53,7 @@ def test_large_batches_that_are_made_when_asked_for_are_made_aside(
     aside = rows > 4 and not in_background
     assert all(name.startswith("replayring staging") == aside for name in polled_by[:11])
     stage.close()
-    eventually(
-        lambda: not [t for t in threading.enumerate() if t.name.startswith("replayring staging")],
-        "the thread's end",
-    )
+    assert not threads_aside()
 
 
 def test_what_the_thread_has_made_is_copied_while_the_learner_computes(staging: Any) -> None:
@@ -65,8 +70,7 @@ def test_what_the_thread_has_made_is_copied_while_the_learner_computes(staging: 
     stage, stream = staging(link, *(batch(number, 1 << 18) for number in range(12)))
     stage.take()
     for taken in range(1, 9):
-        for making in list(stage._making):
-            making.result(30)  # the learner computes for as long
+        done(stage)  # the learner computes for as long
         assert stream.given <= taken + 2
         stage.take()
         assert len(link.sent) == taken + 2  # the one taken, and the next one
@@ -79,15 +83,62 @@ def test_who_waits_for_the_thread_is_told_of_closing(staging: Any) -> None:
     stage, _ = staging(CpuLink(), *(batch(number, rows) for number in range(5)))
     stage.take()
     busy = threading.Event()
-    for making in stage._making:
-        making.result(30)
-    stage._aside.submit(busy.wait, 30)
+    done(stage)
+    stage._aside.begin(lambda: busy.wait(30))
     stage.take()
     stage.take()  # and the next one has to wait for the thread
-    with ThreadPoolExecutor(1) as threads:
+    with ThreadPoolExecutor(2) as threads:
         waiting = threads.submit(stage.take)
         eventually(lambda: len(stage._making) == 1, "it waits for the next one")
-        stage.close()
+        threads.submit(stage.close)
+        eventually(lambda: stage._closed and not stage._making, "it is being closed")
         busy.set()
         with pytest.raises(ClosedError):
             waiting.result(30)
+
+
+def threads_aside() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name.startswith("replayring staging")]
+
+
+def test_the_thread_ends_wherever_ctrl_c_meets_who_takes_batches(staging: Any) -> None:
+    """At every step of Python's own modules, too, which take locks in several."""
+    at = 0
+    while at >= 0:
+        stage, _ = staging(CpuLink(), *(batch(number, 1 << 18) for number in range(5)))
+        stage.take()
+        done(stage)
+        left = at
+
+        def at_step(frame: FrameType, event: str, _: Any) -> Any:
+            nonlocal left
+            frame.f_trace_opcodes = True
+            if event == "opcode" and "/threading.py" in frame.f_code.co_filename:
+                left -= 1
+                if left == -1:
+                    raise KeyboardInterrupt
+            return at_step
+
+        before = sys.gettrace()
+        sys.settrace(at_step)
+        try:
+            for _ in range(3):
+                stage.take()
+            at = -2
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        at += 1
+        stage.close()
+        eventually(lambda: not threads_aside(), "the thread's end", 3)
+
+
+def test_no_thread_is_amid_torchs_code_when_the_interpreter_ends(staging: Any) -> None:
+    """It would abort the process; what is still open is closed just before, and waits for it."""
+    stage, _ = staging(CpuLink(), *(batch(number, 1 << 18) for number in range(5)))
+    stage.take()
+    (thread,) = threads_aside()
+    stage._aside.begin(lambda: threading.Event().wait(0.1))  # that long does it take
+    stage.close()
+    assert not thread.is_alive()

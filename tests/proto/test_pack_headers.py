@@ -149,6 +149,19 @@ def test_the_small_header_that_a_stream_repeats_is_parsed_once() -> None:
     assert parse_header(encoded) is parse_header(bytes(bytearray(encoded)))
 
 
-def test_large_headers_are_not_kept() -> None:
-    encoded = header(*[(f"{i:0200}", "int8", ()) for i in range(30)])
-    assert parse_header(encoded) is not parse_header(encoded)
+def test_that_of_hundreds_of_columns_is_too() -> None:
+    encoded = header(*[(f"column {i:03}", "float32", (256, 3)) for i in range(500)])
+    assert parse_header(encoded) is parse_header(bytes(bytearray(encoded)))
+
+
+def test_few_large_headers_are_kept_and_none_that_are_larger() -> None:
+    large = [header((f"{number}", "int8", ()), *padding(100)) for number in range(5)]
+    layouts = [parse_header(encoded) for encoded in large]
+    assert parse_header(large[4]) is layouts[4]
+    assert parse_header(large[0]) is not layouts[0]
+    larger = header(*padding(300))
+    assert parse_header(larger) is not parse_header(larger)
+
+
+def padding(tensors: int) -> list[tuple[str, str, Sequence[int]]]:
+    return [(f"{number:0240}", "int8", ()) for number in range(1000, 1000 + tensors)]

@@ -5,12 +5,12 @@ That they give what the wire gives is shown by the contract suite, which runs ov
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import pickle
 import shutil
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,7 +23,7 @@ from replayring_proto import files, layout
 from replayring_proto.ring import MappedRing
 from replayring_server.snapshots import restore, snapshot
 from tests.client.conftest import CAPACITY, SPEC
-from tests.client.same_host.support import episode, in_fork, stopped
+from tests.client.same_host.support import episode, in_fork, stopped, traced
 from tests.support import ServerProcess, eventually
 
 Connect = Callable[..., replayring.Client]
@@ -176,6 +176,27 @@ def test_files_that_may_not_be_read_are_read_over_the_wire(
     assert in_fork(ask) == (False, [3])
 
 
+@pytest.mark.parametrize("call", ["open", "mmap"])
+def test_files_are_looked_for_again_where_descriptors_were_used_up(
+    buffer: replayring.Buffer, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    looks = []
+
+    def used_up(*args: Any, **kwargs: Any) -> Any:
+        looks.append(args)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("replayring.buffer._LOOK_AGAIN_SECONDS", 100.0)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr({"open": os, "mmap": mmap}[call], call, used_up)
+        assert buffer.get([3])["reward"].tolist() == [3]
+        assert buffer._files() is None
+        assert len(looks) == 1
+    assert buffer._files() is None
+    buffer._not_before -= 100
+    assert buffer._files() is not None
+
+
 def test_a_deleted_buffer_is_gone_at_once(
     client: replayring.Client, buffer: replayring.Buffer
 ) -> None:
@@ -275,16 +296,6 @@ def test_a_thread_may_find_the_files_gone_at_any_step_of_another(
             outcomes.add(buffer._files() is None)
         steps = steps + 1 if left < 0 else -1
     assert outcomes == {True, False}
-
-
-@contextmanager
-def traced(begin: Callable[..., Any]) -> Iterator[None]:
-    before = sys.gettrace()
-    sys.settrace(begin)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
 
 
 def test_what_has_to_wait_waits_at_the_server(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from replayring_proto.limits import TOGETHER_BYTES
 from replayring_proto.pack import aligned_empty
 from tests.client.conftest import CAPACITY, SPEC
 from tests.client.forking import held_elsewhere, succeeds_in_child
-from tests.client.same_host.support import episode, in_fork
+from tests.client.same_host.support import episode, in_fork, traced
 from tests.support import ServerProcess, eventually
 
 
@@ -62,6 +64,42 @@ def test_each_batch_says_how_fresh_it_is(buffer: replayring.Buffer) -> None:
             fresh.append(stream.next_index)
             buffer.add_episode(episode(5))
     assert fresh == [10, 10, 20, 20]
+
+
+@pytest.mark.parametrize(("same_host", "step"), [(True, "_read"), (False, "_take")])
+def test_a_signal_handler_may_close_it_at_any_step(
+    server: ServerProcess,
+    buffer: replayring.Buffer,
+    monkeypatch: pytest.MonkeyPatch,
+    same_host: bool,
+    step: str,
+) -> None:
+    """It comes in the thread that takes a batch, whatever locks that has."""
+    monkeypatch.setattr(WireStream, "stop", WireStream.end)  # which would wait for that thread
+    with replayring.connect(server.address, same_host=same_host) as client:
+        ours = client.buffer("ring")
+        closed_at = 0
+        while closed_at >= 0:
+            stream: Any = ours.sample_stream(4, in_flight=2)
+            next(stream)
+            steps = closed_at
+
+            def close_at_step(frame: FrameType, event: str, _: Any) -> Any:
+                nonlocal steps
+                frame.f_trace_opcodes = True
+                if event == "opcode":
+                    steps -= 1
+                    if steps == -1:
+                        stream.close()  # noqa: B023
+                return close_at_step
+
+            def begin(frame: FrameType, *_: Any) -> Any:
+                return close_at_step(frame, "call", None) if frame.f_code.co_name == step else None
+
+            with traced(begin), suppress(replayring.ClosedError):
+                next(stream)
+            closed_at = closed_at + 1 if steps < 0 else -1
+            stream.close()
 
 
 def test_large_batches_are_drawn_one_by_one(
