@@ -333,12 +333,8 @@ class Sender(Background):
 
     def _give_up(self, failure: ReplayRingError) -> None:
         """Drops the episode that the server refused; all of them where their buffer is gone."""
-<<<<<<< HEAD
-        self._failed = 0
         if isinstance(failure, NotFoundError) and self._on_missing:
             self._on_missing(failure)
-=======
->>>>>>> h-client2
         if isinstance(failure, ClosedError):
             self._ended = True
         elif self._backlog:
