@@ -5,9 +5,9 @@ devices only that there is a `Link` to one. The stream puts its packs into memor
 device copies them as a whole: one copy per pack, however many columns and batches are in it, and
 views of the block there. The copy of a batch begins when the one before it is taken.
 
-No thread of its own does that: to begin a copy takes less than threads of Python do to take turns,
-and what a thread asks of CUDA ends a graph that the learner is capturing. Only where large batches
-are made when they are asked for, as those from files are, a thread makes them ahead.
+No thread of its own does that: what a thread asks of CUDA ends a graph that the learner is
+capturing. Only where large batches are made when they are asked for, as those from files are, a
+thread makes them ahead.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Staging:
         # has the lock.
         self._lock = threading.RLock()
         self._ahead: _Outcome = None
-        self._preparing = False
+        self._preparer: int | None = None  # the thread that stages the next one
         self._closed = False
         # The last pack that was sent, as long as there are batches in it that are not staged.
         self._last: tuple[Pack, Sent] | None = None
@@ -138,17 +138,19 @@ class Staging:
 
     def _prepare(self, last: _Staged | Exception) -> None:
         """Stages the batch after the last one if it is there, unless that is being done."""
+        me = threading.get_ident()
         with self._lock:
             self._check_open()
-            if self._ahead is not None or self._preparing:
+            # Ctrl-C may have kept this thread from saying that it is done.
+            if self._ahead is not None or self._preparer not in (None, me):
                 return
-            self._preparing = True
+            self._preparer = me
         outcome: _Outcome = None
         try:
             outcome = self._next(self._is_work(last))
         finally:  # Ctrl-C may end it
             with self._lock:
-                self._preparing = False
+                self._preparer = None
                 if not self._closed:
                     self._ahead = outcome
 

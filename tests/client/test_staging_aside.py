@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from types import FrameType
+from contextlib import suppress
+from types import CodeType
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from replayring._staging import Staging
 from replayring_proto.errors import ClosedError, DeadlineError
 from tests.client.scripted_streams import ScriptedStream, same
 from tests.client.staged import LateLink, batch
+from tests.client.stepping import AtStep, named
 from tests.support import eventually
 
 pytest_plugins = ["tests.client.staged_fixtures"]
@@ -103,35 +105,39 @@ def threads_aside() -> list[threading.Thread]:
 
 def test_the_thread_ends_wherever_ctrl_c_meets_who_takes_batches(staging: Any) -> None:
     """At every step of Python's own modules, too, which take locks in several."""
-    at = 0
-    while at >= 0:
+    for number in itertools.count():
         stage, _ = staging(CpuLink(), *(batch(number, 1 << 18) for number in range(5)))
         stage.take()
         done(stage)
-        left = at
-
-        def at_step(frame: FrameType, event: str, _: Any) -> Any:
-            nonlocal left
-            frame.f_trace_opcodes = True
-            if event == "opcode" and "/threading.py" in frame.f_code.co_filename:
-                left -= 1
-                if left == -1:
-                    raise KeyboardInterrupt
-            return at_step
-
-        before = sys.gettrace()
-        sys.settrace(at_step)
-        try:
+        with suppress(KeyboardInterrupt), AtStep(number, in_threading, interrupt) as ctrl_c:
             for _ in range(3):
                 stage.take()
-            at = -2
-        except KeyboardInterrupt:
-            pass
-        finally:
-            sys.settrace(before)
-        at += 1
         stage.close()
         eventually(lambda: not threads_aside(), "the thread's end", 3)
+        if not ctrl_c.reached:
+            break
+
+
+def in_threading(code: CodeType) -> bool:
+    return "/threading.py" in code.co_filename
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("step", ["_prepare", "_next"])
+def test_wherever_ctrl_c_meets_who_takes_batches_staging_goes_on(staging: Any, step: str) -> None:
+    for number in itertools.count():
+        stage, _ = staging(CpuLink(), *map(batch, range(6)))
+        with suppress(KeyboardInterrupt), AtStep(number, named(step), interrupt) as ctrl_c:
+            stage.take()
+        stage.take()
+        stage.take()
+        assert stage._ahead is not None, number
+        if not ctrl_c.reached:
+            break
+    assert number > 10
 
 
 def test_no_thread_is_amid_torchs_code_when_the_interpreter_ends(staging: Any) -> None:

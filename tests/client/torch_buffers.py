@@ -17,6 +17,8 @@ DATA_SPEC: dict[str, dict[str, Any]] = {
     "image": {"shape": (2,), "dtype": np.dtype("uint8")},
 }
 
+COLUMNS = {*DATA_SPEC, "index", "episode_index", "frame_index", "timestamp"}
+
 MakeBuffer = Callable[..., Any]
 
 
@@ -70,3 +72,11 @@ def count_calls(buffer: object) -> list[str]:
     for name in ("get", "info", "read_columns"):
         recorded(name)
     return calls
+
+
+class Worker:
+    """What torch tells of the worker that a thread would be in."""
+
+    def __init__(self, number: int, count: int) -> None:
+        self.id = number
+        self.num_workers = count

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,17 +27,6 @@ def stopped(server: ServerProcess) -> Any:
             server.signal(signal.SIGCONT)
 
     return Stopped()
-
-
-@contextmanager
-def traced(begin: Callable[..., Any]) -> Iterator[None]:
-    """Has Python call `begin` for each function that this thread enters."""
-    before = sys.gettrace()
-    sys.settrace(begin)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
 
 
 def in_fork(work: Callable[[], Any]) -> Any:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from types import FrameType
 from typing import Any
 
 import pytest
 
 import replayring
 from replayring._sampling import WireStream
+from replayring_proto.errors import ClosedError
 from replayring_proto.limits import TOGETHER_BYTES
 from replayring_proto.pack import aligned_empty
 from tests.client.conftest import CAPACITY, SPEC
 from tests.client.forking import held_elsewhere, succeeds_in_child
-from tests.client.same_host.support import episode, in_fork, traced
+from tests.client.same_host.support import episode, in_fork
+from tests.client.stepping import AtStep, named
 from tests.support import ServerProcess, eventually
 
 
@@ -78,28 +80,15 @@ def test_a_signal_handler_may_close_it_at_any_step(
     monkeypatch.setattr(WireStream, "stop", WireStream.end)  # which would wait for that thread
     with replayring.connect(server.address, same_host=same_host) as client:
         ours = client.buffer("ring")
-        closed_at = 0
-        while closed_at >= 0:
+        for number in itertools.count():
             stream: Any = ours.sample_stream(4, in_flight=2)
             next(stream)
-            steps = closed_at
-
-            def close_at_step(frame: FrameType, event: str, _: Any) -> Any:
-                nonlocal steps
-                frame.f_trace_opcodes = True
-                if event == "opcode":
-                    steps -= 1
-                    if steps == -1:
-                        stream.close()  # noqa: B023
-                return close_at_step
-
-            def begin(frame: FrameType, *_: Any) -> Any:
-                return close_at_step(frame, "call", None) if frame.f_code.co_name == step else None
-
-            with traced(begin), suppress(replayring.ClosedError):
+            with AtStep(number, named(step), stream.close) as closing, suppress(ClosedError):
                 next(stream)
-            closed_at = closed_at + 1 if steps < 0 else -1
             stream.close()
+            if not closing.reached:
+                break
+    assert number > 20
 
 
 def test_large_batches_are_drawn_one_by_one(
@@ -142,7 +131,7 @@ def test_a_stream_can_be_closed_in_a_fork_and_by_the_garbage_collector(
     next(stream)
     with stream._lock:
         stream.close()
-    with pytest.raises(replayring.ClosedError):
+    with pytest.raises(ClosedError):
         next(stream)
 
 
@@ -150,7 +139,7 @@ def test_a_stream_belongs_to_its_process(buffer: replayring.Buffer) -> None:
     stream = buffer.sample_stream(4)
 
     def take() -> Any:
-        with pytest.raises(replayring.ClosedError) as caught:
+        with pytest.raises(ClosedError) as caught:
             next(stream)
         return str(caught.value)
 
@@ -175,7 +164,7 @@ def test_a_stream_whose_files_are_gone_goes_on_as_one_over_the_wire(
         for _ in range(20):
             assert len(next(stream)["index"]) == 4
     assert opened == [3]
-    with pytest.raises(replayring.ClosedError):
+    with pytest.raises(ClosedError):
         next(stream)
 
 
@@ -199,7 +188,7 @@ def test_closing_ends_a_wait_at_the_server(client: replayring.Client) -> None:
         waiting = threads.submit(next, stream)
         eventually(lambda: stream._waits, "it waits at the server")
         stream.close()
-        with pytest.raises(replayring.ClosedError):
+        with pytest.raises(ClosedError):
             waiting.result(60)
 
 
