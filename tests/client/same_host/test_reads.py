@@ -303,14 +303,19 @@ def test_what_has_to_wait_waits_at_the_server(
         assert set(buffer.sample(50, drop_n_last_frames=3)["frame_index"]) == {0}
 
 
+@pytest.mark.parametrize("drop", [0, 3])
 def test_seeded_batches_are_those_of_the_wire(
-    server: ServerProcess, buffer: replayring.Buffer
+    server: ServerProcess, buffer: replayring.Buffer, drop: int
 ) -> None:
+    """Where frames are left out, those drawn together would be others."""
     with replayring.connect(server.address, same_host=False) as client:
         wire = client.buffer("ring")
-        one, other = buffer.sample(64, seed=3), wire.sample(64, seed=3)
+        one, other = (at.sample(64, seed=3, drop_n_last_frames=drop) for at in (buffer, wire))
         assert one["index"].tolist() == other["index"].tolist()
-        with buffer.sample_stream(64, seed=4) as files, wire.sample_stream(64, seed=4) as replies:
+        with (
+            buffer.sample_stream(64, seed=4, drop_n_last_frames=drop) as files,
+            wire.sample_stream(64, seed=4, drop_n_last_frames=drop) as replies,
+        ):
             for _ in range(5):
                 assert next(files)["index"].tolist() == next(replies)["index"].tolist()
 
